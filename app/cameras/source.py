@@ -1,0 +1,55 @@
+"""The protocol that every camera source follows, on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from app.types import S, SourceFrame, StreamInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRequest:
+    """What a source needs to know to open one camera. `repr` never shows the password."""
+
+    camera_id: str
+    url: str  # without credentials
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    transport: Literal["auto", "tcp", "udp"] = "auto"
+    stall_timeout_s: float = 10.0  # no frame for this long is a `read_timeout`
+    media_dir: Path | None = None  # file URLs must lie below it; None forbids them
+
+
+class FrameSource(Protocol[S]):
+    """One connection to one camera. Works until it fails; never retries (its `Camera` does).
+
+    `frames` and `close` belong to the camera's reader thread; `interrupt` and `pace` may come from any thread.
+    """
+
+    @property
+    def info(self) -> StreamInfo | None:
+        """What is known of the stream; None before it is open. Readable from any thread."""
+        ...
+
+    def frames(self) -> Iterator[SourceFrame[S]]:
+        """Connect, then yield each decoded frame. Blocking.
+
+        Returns quietly after `interrupt`. Everything that a camera can do wrong is a `SourceError`, the end of a
+        live stream or file too (`end_of_stream`). The receiver owns each surface and releases it.
+        """
+        ...
+
+    def pace(self, max_fps: float | None) -> None:
+        """Tell how many frames a second are wanted, so that the source may decode less. A hint, never a promise."""
+        ...
+
+    def interrupt(self) -> None:
+        """Ask `frames` to end soon: at the next packet or read timeout. Idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Free the connection and the decoder. Idempotent."""
+        ...

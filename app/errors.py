@@ -1,0 +1,112 @@
+"""Every error that Vidette raises on purpose. A message is a sentence that names its subject."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+
+
+class SourceErrorCode(str, Enum):
+    """The closed list of reasons why a camera does not deliver frames."""
+
+    DNS_FAILED = "dns_failed"
+    CONNECTION_REFUSED = "connection_refused"
+    CONNECT_TIMEOUT = "connect_timeout"
+    AUTH_FAILED = "auth_failed"
+    NOT_FOUND = "not_found"
+    TLS_FAILED = "tls_failed"
+    NO_VIDEO = "no_video"
+    UNSUPPORTED_CODEC = "unsupported_codec"
+    DECODE_FAILED = "decode_failed"
+    READ_TIMEOUT = "read_timeout"
+    END_OF_STREAM = "end_of_stream"
+    FORBIDDEN_URL = "forbidden_url"
+    RESOURCE_EXHAUSTED = "resource_exhausted"
+    INTERNAL = "internal"
+
+
+class AppError(Exception):
+    """Base of all errors that a user may see."""
+
+
+class ConfigError(AppError):
+    """A setting, a model file or a database cannot be used. Ends the start with exit code 2."""
+
+
+class ModelError(ConfigError):
+    """A model file cannot be read, matches no family, or is not what its description says."""
+
+
+class StoreError(ConfigError):
+    """The camera database is corrupt, locked, read-only or from a newer version."""
+
+
+class SourceError(AppError):
+    """A camera cannot be opened or stopped delivering. `str()` never holds a password."""
+
+    def __init__(self, code: SourceErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class BackendUnavailable(AppError):
+    """A backend cannot run on this machine."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"backend {name} is not available: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class EngineError(AppError):
+    """One batch could not be inferred; the engine itself goes on."""
+
+
+class DeviceLost(EngineError):
+    """The device is gone; only a new process can help."""
+
+
+class CameraNotFound(AppError):
+    def __init__(self, camera_id: str) -> None:
+        super().__init__(f"camera {camera_id!r} is not registered")
+        self.camera_id = camera_id
+
+
+class CameraExists(AppError):
+    def __init__(self, camera_id: str) -> None:
+        super().__init__(f"camera {camera_id!r} is registered already")
+        self.camera_id = camera_id
+
+
+class OverCapacity(AppError):
+    """One more camera would not be served; `?force=true` registers it all the same."""
+
+
+class NotReady(AppError):
+    """What was asked for is not there yet; ask again shortly."""
+
+
+class TooManyRequests(AppError):
+    """A bounded resource is in use by others; ask again shortly."""
+
+
+class Forbidden(AppError):
+    """The request comes from a place that may not make it."""
+
+
+class Unauthorized(AppError):
+    """The request carries no token, or a wrong one."""
+
+
+@contextmanager
+def map_errors(mapping: Mapping[type[BaseException], type[AppError]]) -> Iterator[None]:
+    """Translate foreign exceptions to ours, once, at the edge. The original stays as the cause."""
+    try:
+        yield
+    except tuple(mapping) as exc:
+        for foreign, ours in mapping.items():
+            if isinstance(exc, foreign):
+                raise ours(str(exc)) from exc
+        raise
