@@ -80,6 +80,15 @@ class CameraExists(AppError):
         self.camera_id = camera_id
 
 
+class InvalidField(AppError):
+    """A field of a request is well-formed but cannot be: a sentence without the field's name, which goes beside it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
 class OverCapacity(AppError):
     """One more camera would not be served; `?force=true` registers it all the same."""
 

@@ -1,0 +1,104 @@
+"""Cameras over REST: list, register, read, replace, change, remove, restart, diagnose, and a picture."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from app.api.common import CameraIdPath, CameraView, PartsDep, ServiceDep, camera_view, problems
+from app.cameras.capacity import refusal
+from app.cameras.settings import CameraPatch, CameraRegistration
+from app.errors import InvalidField, OverCapacity
+from app.results.wire import utc_text
+
+router = APIRouter(prefix="/api/v1", tags=["cameras"])
+
+
+@router.get("/cameras", responses=problems(503))
+async def list_cameras(parts: PartsDep) -> list[CameraView]:
+    """Every camera with its status."""
+    return [camera_view(camera) for camera in parts.registry.cameras()]
+
+
+@router.post("/cameras", status_code=201, responses=problems(409, 413, 422, 503))
+async def register(
+    registration: CameraRegistration,
+    service: ServiceDep,
+    response: Response,
+    force: Annotated[bool, Query(description="register even when the machine has no room for it")] = False,
+) -> CameraView:
+    """Register a camera; it connects at once."""
+    registry = service.parts.registry
+    if registration.enabled and not force:
+        reason = refusal(await asyncio.to_thread(service.load))
+        if reason is not None:
+            raise OverCapacity(f"{reason}; ?force=true registers it all the same")
+    camera = await registry.add(registration)
+    response.headers["Location"] = f"/api/v1/cameras/{camera.settings.id}"
+    return camera_view(camera)
+
+
+@router.get("/cameras/{camera_id}", responses=problems(404, 503))
+async def read(camera_id: CameraIdPath, parts: PartsDep) -> CameraView:
+    """One camera with its status."""
+    return camera_view(parts.registry.get(camera_id))
+
+
+@router.put("/cameras/{camera_id}", responses=problems(404, 413, 422, 503))
+async def replace(camera_id: CameraIdPath, body: CameraRegistration, parts: PartsDep) -> CameraView:
+    """Replace a camera's settings; a password that is not mentioned stays."""
+    _same_id(camera_id, body.id)
+    fields = body.model_dump(exclude_unset=True, exclude={"id"})
+    return camera_view(await parts.registry.replace(camera_id, fields))
+
+
+@router.patch("/cameras/{camera_id}", responses=problems(404, 413, 422, 503))
+async def change(camera_id: CameraIdPath, body: CameraPatch, parts: PartsDep) -> CameraView:
+    """Change some settings; only what they touch restarts."""
+    _same_id(camera_id, body.id)
+    fields = body.model_dump(exclude_unset=True, exclude={"id"})
+    if fields.get("url", "") is None:
+        raise InvalidField("url", "must not be null")
+    return camera_view(await parts.registry.patch(camera_id, fields))
+
+
+@router.delete("/cameras/{camera_id}", status_code=204, responses=problems(404, 503))
+async def remove(camera_id: CameraIdPath, parts: PartsDep) -> None:
+    """Forget a camera."""
+    await parts.registry.remove(camera_id)
+
+
+@router.post("/cameras/{camera_id}/restart", responses=problems(404, 503))
+async def restart(camera_id: CameraIdPath, parts: PartsDep) -> CameraView:
+    """Connect anew, now."""
+    camera = parts.registry.get(camera_id)
+    camera.restart()
+    return camera_view(camera)
+
+
+@router.get(
+    "/cameras/{camera_id}/snapshot.jpg",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}}, **problems(404, 422, 503)},
+)
+async def snapshot(
+    camera_id: CameraIdPath,
+    parts: PartsDep,
+    overlay: Annotated[bool, Query(description="draw the boxes")] = True,
+) -> Response:
+    """The newest inferred frame as JPEG."""
+    parts.registry.get(camera_id)
+    picture = await parts.hub.snapshots.jpeg(camera_id, overlay=overlay)
+    headers = {
+        "Cache-Control": "no-store",
+        "X-Frame-Seq": str(picture.seq),
+        "X-Captured-At": utc_text(picture.captured_utc),
+    }
+    return Response(picture.jpeg, media_type="image/jpeg", headers=headers)
+
+
+def _same_id(path_id: str, body_id: str | None) -> None:
+    if body_id is not None and body_id != path_id:
+        raise InvalidField("id", f"a camera's id cannot change from {path_id!r}; register it anew")

@@ -1,0 +1,77 @@
+"""What is refused before any route sees it: bodies too large, and web pages of other sites."""
+
+from __future__ import annotations
+
+import contextlib
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.problems import problem
+
+MAX_BODY_BYTES = 1_000_000
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class BodyTooLarge(Exception):
+    """Raised inside the application when a chunked body grows past the limit."""
+
+
+class Guard:
+    """ASGI middleware.
+
+    A browser sends `Origin` with what a page asks for; a page of another site must neither change cameras nor listen,
+    and an API without tokens on a private network has no other way to tell it from its user.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if scope["method"] not in SAFE_METHODS and foreign_origin(headers):
+            refusal = problem(403, "forbidden", "the request comes from a page of another site")
+            await refusal(scope, receive, send)
+            return
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
+            await _too_large()(scope, receive, send)
+            return
+        await self._limited(scope, receive, send)
+
+    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seen, started = 0, False
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > MAX_BODY_BYTES:
+                raise BodyTooLarge
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            if seen > MAX_BODY_BYTES:
+                return  # whatever the application makes of the cut body, the client is told the reason
+            started = True
+            await send(message)
+
+        with contextlib.suppress(BodyTooLarge):
+            await self._app(scope, counted, noted)
+        if seen > MAX_BODY_BYTES and not started:
+            await _too_large()(scope, receive, send)
+
+
+def foreign_origin(headers: Headers) -> bool:
+    """Whether a browser says that a page of another site asks."""
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+
+
+def _too_large() -> ASGIApp:
+    return problem(413, "body_too_large", f"the body must not be larger than {MAX_BODY_BYTES} bytes")

@@ -1,0 +1,176 @@
+"""What runs here: models, backends, capacity, and the camera doctor."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field, SecretStr
+
+from app import __version__
+from app.api.common import PartsDep, ServiceDep, problems
+from app.cameras.capacity import LEAST_FPS, refusal, room_for
+from app.cameras.settings import CameraOptions, Text, Url
+from app.results.wire import utc_text
+
+router = APIRouter(prefix="/api/v1", tags=["system"])
+MAX_DIAGNOSES = 4
+
+
+class ModelView(BaseModel):
+    name: str
+    sha256: str
+    family: str
+    input_width: int
+    input_height: int
+    classes: list[str]
+    precision: str
+    backend: str
+    device: str
+    batch_sizes: list[int] = Field(description="smallest and largest batch that the engine takes")
+    best_batch: int = Field(description="largest batch that is formed, chosen by measurement at start-up")
+    contexts: int
+    notes: list[str]
+
+
+class AvailabilityView(BaseModel):
+    name: str
+    available: bool
+    reason: str
+
+
+class BackendView(BaseModel):
+    name: str
+    reason: str
+
+
+class SystemView(BaseModel):
+    name: str = "vidette"
+    version: str
+    state: str
+    started_at: str
+    uptime_s: float
+    python: str
+    platform: str
+    backend: BackendView | None
+    backends: list[AvailabilityView]
+    notes: list[str]
+
+
+class DecodeView(BaseModel):
+    cores: int
+    used_cores: float
+    measured: str = "time spent in decoders over the last 2 s; it includes waiting for a core when cores are short"
+
+
+class InferenceView(BaseModel):
+    capacity_fps: float | None
+    used_fps: float
+    left_fps: float | None
+    measured: str = "capacity: the engine alone, on this machine, at start-up; used: published results over 5 s"
+
+
+class MemoryView(BaseModel):
+    used_bytes: int
+    free_bytes: int
+    measured: str = "resident set of this process; memory that the system calls available"
+
+
+class CapacityView(BaseModel):
+    cameras: int
+    room_for: int | None = Field(description="more cameras like the present ones")
+    least_fps: float = Field(LEAST_FPS, description="inferred frames a second under which a camera is refused")
+    refusal: str | None = Field(description="why one more camera would be refused now")
+    decode: DecodeView
+    inference: InferenceView
+    memory: MemoryView
+
+
+class StepView(BaseModel):
+    name: str
+    result: str
+    ms: float | None
+    code: str | None = None
+    message: str | None = None
+
+
+class DiagnosisView(BaseModel):
+    ok: bool
+    code: str | None
+    message: str | None
+    steps: list[StepView]
+
+
+class DiagnoseBody(BaseModel):
+    model_config = CameraOptions.model_config
+
+    url: Url
+    username: Annotated[Text, Field(max_length=256)] | None = None
+    password: SecretStr | None = Field(None, max_length=256)
+    transport: Any = None
+    timeout_s: float = Field(15, ge=1, le=60)
+
+
+@router.get("/models", responses=problems(503))
+async def models(parts: PartsDep) -> list[ModelView]:
+    """The loaded model."""
+    info = parts.engine
+    view = ModelView(
+        name=info.model,
+        sha256=info.sha256,
+        family=info.family,
+        input_width=info.input_width,
+        input_height=info.input_height,
+        classes=list(info.classes),
+        precision=info.precision,
+        backend=info.backend,
+        device=info.device,
+        batch_sizes=[1, info.max_batch],
+        best_batch=info.best_batch,
+        contexts=info.contexts,
+        notes=list(info.notes),
+    )
+    return [view]
+
+
+@router.get("/system")
+async def system(service: ServiceDep) -> SystemView:
+    """Version, state, the backend and why it was chosen, and every other backend with its reason."""
+    parts = service.running_parts
+    return SystemView(
+        version=__version__,
+        state=service.state,
+        started_at=utc_text(service.started_utc),
+        uptime_s=round(time.time() - service.started_utc, 1),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        backend=BackendView(name=parts.choice.backend.name, reason=parts.choice.reason) if parts else None,
+        backends=[
+            AvailabilityView(name=each.name, available=each.available, reason=each.reason)
+            for each in service.availability
+        ],
+        notes=list(parts.engine.notes) if parts else [],
+    )
+
+
+@router.get("/capacity", responses=problems(503))
+async def capacity(service: ServiceDep) -> CapacityView:
+    """What is used and what is left, and how that was measured."""
+    load = await asyncio.to_thread(service.load)
+    left_fps = None if load.capacity_fps is None else round(max(0.0, load.capacity_fps - load.inferred_fps), 1)
+    return CapacityView(
+        cameras=load.cameras,
+        room_for=room_for(load),
+        least_fps=LEAST_FPS,
+        refusal=refusal(load),
+        decode=DecodeView(cores=load.cores, used_cores=round(load.decode_cores, 3)),
+        inference=InferenceView(
+            capacity_fps=None if load.capacity_fps is None else round(load.capacity_fps, 1),
+            used_fps=round(load.inferred_fps, 1),
+            left_fps=left_fps,
+        ),
+        memory=MemoryView(used_bytes=load.memory_used_bytes, free_bytes=load.memory_free_bytes),
+    )

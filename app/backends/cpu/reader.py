@@ -1,0 +1,127 @@
+"""Reading packets from an open stream: what to do with silence, with its end, with a file that comes too fast."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import av
+from av import error as av_error
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from app.backends.cpu.faults import read_failed
+from app.backends.cpu.open import OpenStream
+from app.backends.cpu.timing import Arrival, LagMeter, Pacer, date_packet
+from app.errors import SourceError, SourceErrorCode
+
+VideoPacket: TypeAlias = Packet[VideoStream]
+
+_SILENCE = (av_error.ExitError, av_error.TimeoutError)
+
+
+class PacketReader:
+    """Yields an open stream's packets, each with its `Arrival` as `opaque`. One thread; it alone may also close it.
+
+    Raises `SourceError` for silence longer than `stall_timeout_s`, for a broken connection and for the end.
+    """
+
+    def __init__(
+        self,
+        stream: OpenStream,
+        *,
+        stall_timeout_s: float,
+        opened_at: float,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.lag = LagMeter()
+        self._stream = stream
+        self._stall_timeout_s = stall_timeout_s
+        self._stop = stop
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._pacer = Pacer() if stream.camera.path is not None else None
+        self._time_base = float(stream.video.time_base or 0)
+        self._packet_at = opened_at
+        # Connecting may have taken long; the first frame gets at least one look-up's time.
+        self._alive_at = max(opened_at, clock() - stall_timeout_s / 2)
+
+    def packets(self) -> Iterator[VideoPacket]:
+        """Yield packets until `stop` is set. An empty packet means: give out what the decoder holds back."""
+        while not self._stop.is_set():
+            read_at = self._clock()
+            try:
+                for packet in self._stream.container.demux(self._stream.video):
+                    if packet.size:
+                        self._arrived(packet, read_at)
+                    if self._stop.is_set():
+                        return
+                    yield packet
+                    read_at = self._clock()
+            except _SILENCE:
+                # FFmpeg keeps the session and the position, so reading goes on where it was.
+                self.check_stall()
+                continue
+            except (av.FFmpegError, MemoryError) as exc:
+                if self._stop.is_set():
+                    return
+                took_s = self._clock() - read_at
+                raise read_failed(
+                    exc, self._stream.camera, took_s=took_s, patience_s=self._stream.patience_s
+                ) from None
+            if not self._stop.is_set():
+                raise SourceError(SourceErrorCode.END_OF_STREAM, f"{self._stream.camera.address} ended the stream")
+
+    def media_s(self, packet: VideoPacket) -> float | None:
+        """The packet's place on the stream's own clock, by decoding order where that is known."""
+        ticks = packet.pts if packet.dts is None else packet.dts
+        return None if ticks is None else ticks * self._time_base
+
+    def progressed(self) -> None:
+        """Take note that the last packet led to a picture, or was left out on purpose."""
+        self._alive_at = max(self._alive_at, self._packet_at)
+
+    def check_stall(self) -> None:
+        """Raise when nothing good came for `stall_timeout_s`."""
+        now = self._clock()
+        if self._pacer is not None or now - self._alive_at < self._stall_timeout_s:
+            return
+        address = self._stream.camera.address
+        if now - self._packet_at < self._stream.patience_s and self._packet_at > self._alive_at:
+            raise SourceError(SourceErrorCode.DECODE_FAILED, f"{address} sends video that cannot be decoded")
+        raise SourceError(
+            SourceErrorCode.READ_TIMEOUT, f"{address} sent no video for {self._stall_timeout_s:g} seconds"
+        )
+
+    def _arrived(self, packet: VideoPacket, read_at: float) -> None:
+        media_s = self.media_s(packet)
+        at = self._clock()
+        # After a silence comes what FFmpeg's parser still held: data that is as old as the silence.
+        self._packet_at = read_at if at - read_at >= 0.9 * self._stream.patience_s else at
+        if media_s is not None and self._pacer is not None:
+            self._stop.wait(self._pacer.delay_s(media_s, at))
+            at = self._clock()
+        elif media_s is not None:
+            self.lag.observe(media_s, at)
+        packet.opaque = date_packet(
+            at=at, utc=self._wall_clock(), lag_s=self.lag.lag_s, sender_utc=_sender_utc(packet)
+        )
+
+
+def arrival_of(carrier: object) -> Arrival | None:
+    """Give back what `PacketReader` attached to a packet, or the decoder passed on to its frame."""
+    return carrier if isinstance(carrier, Arrival) else None
+
+
+def _sender_utc(packet: VideoPacket) -> float | None:
+    """The packet's date by the last RTCP sender report, once there was one."""
+    if not packet.has_sidedata("prft"):
+        return None
+    # AVProducerReferenceTime begins with the wall clock in µs since 1970.
+    (microseconds,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))
+    return float(microseconds) / 1e6

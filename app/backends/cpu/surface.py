@@ -1,0 +1,116 @@
+"""A decoded picture in host memory, as the CPU backend's sources give it and its detector reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, cast
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from app.types import BgrImage
+
+Plane: TypeAlias = NDArray[np.uint8]
+ColorMatrix: TypeAlias = Literal["bt601", "bt709", "bt2020"]
+
+# 8-bit, one component a plane. Any chroma subsampling will do: the detector scales each plane by itself.
+_PLANAR_FORMATS = frozenset(
+    {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv440p", "yuvj440p", "yuv411p", "yuvj411p"}
+)
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+# AVColorSpace, ITU-T H.273 table 4. Unspecified means BT.601, as in swscale, so that both conversions agree.
+_MATRICES: dict[int, ColorMatrix] = {1: "bt709", 9: "bt2020", 10: "bt2020"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YuvPlanes:
+    """Views of a frame's planes, never copies: u8[height, width], chroma subsampled as the stream has it.
+
+    Rows are `strides[0]` bytes apart, which is more than the width when the decoder pads its lines. The views keep
+    the pixels alive, so they outlive `CpuSurface.release`.
+    """
+
+    y: Plane
+    u: Plane
+    v: Plane
+    full_range: bool  # 0..255 (JPEG) instead of 16..235
+    matrix: ColorMatrix
+
+
+class CpuSurface:
+    """A picture in host memory: a decoder's frame, kept as it is until somebody needs its pixels, or a BGR image.
+
+    One owner at a time; may move between threads.
+    """
+
+    __slots__ = ("_frame", "_height", "_image", "_width")
+
+    def __init__(self, frame: av.VideoFrame) -> None:
+        self._frame: av.VideoFrame | None = frame
+        self._image: BgrImage | None = None
+        self._width = frame.width
+        self._height = frame.height
+
+    @classmethod
+    def from_bgr(cls, image: BgrImage) -> CpuSurface:
+        """Wrap a u8[height, width, 3] BGR image, without a copy: the caller must not write to it again."""
+        surface = cls.__new__(cls)
+        surface._frame = None
+        surface._image = image
+        surface._height, surface._width = image.shape[:2]
+        return surface
+
+    def __repr__(self) -> str:
+        pixels = (
+            self._frame.format.name if self._frame is not None else "bgr24" if self._image is not None else "released"
+        )
+        return f"CpuSurface({self._width}x{self._height} {pixels})"
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    @property
+    def height(self) -> int:
+        return self._height
+
+    @property
+    def full_range(self) -> bool:
+        """Whether luma runs over 0..255 instead of 16..235. True for a BGR image."""
+        frame = self._frame
+        return frame is None or frame.color_range == _FULL_RANGE or frame.format.name.startswith("yuvj")
+
+    @property
+    def matrix(self) -> ColorMatrix:
+        """The matrix between RGB and YUV that the stream names, BT.601 when it names none."""
+        return "bt601" if self._frame is None else _MATRICES.get(self._frame.colorspace, "bt601")
+
+    def planes(self) -> YuvPlanes | None:
+        """Views of the planes of 8-bit planar YUV; None when the pixels are anything else: then use `to_bgr`."""
+        frame = self._frame
+        if frame is None or frame.format.name not in _PLANAR_FORMATS:
+            return None
+        if any(plane.line_size <= 0 for plane in frame.planes):  # an upside-down picture
+            return None
+        y, u, v = (_view(plane) for plane in frame.planes)
+        return YuvPlanes(y=y, u=u, v=v, full_range=self.full_range, matrix=self.matrix)
+
+    def to_bgr(self) -> BgrImage:
+        """Copy the picture out as u8[height, width, 3] BGR. Blocking, 0.5 ms for 720p."""
+        if self._image is not None:
+            return self._image.copy()
+        if self._frame is None:
+            raise ValueError("the surface was released, its pixels are gone")
+        # threads=1: swscale's default is one thread per core for every single frame.
+        return cast(BgrImage, self._frame.to_ndarray(format="bgr24", threads=1))
+
+    def release(self) -> None:
+        """Let the pixels go; `width` and `height` stay readable. Idempotent."""
+        self._frame = None
+        self._image = None
+
+
+def _view(plane: av.video.plane.VideoPlane) -> Plane:
+    rows = np.frombuffer(plane, dtype=np.uint8).reshape(plane.height, plane.line_size)  # type: ignore[call-overload]
+    return cast(Plane, rows[:, : plane.width])

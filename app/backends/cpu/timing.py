@@ -1,0 +1,133 @@
+"""When frames happened and which packets are worth decoding. Pure: no `av`, no clock, no waiting."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+from app.types import Clock
+
+# Between these two the reader's lag counts as jitter: it is neither shed nor finished shedding.
+SHED_ABOVE_S = 1.0
+SHED_UNTIL_S = 0.2
+# A crystal is off by up to 100 ppm. The baseline follows that drift, and not a reader that falls percents behind.
+_DRIFT = 200e-6
+_STUCK_AFTER_S = 1.0
+_JUMP_S = 1.0
+_LONGEST_FILE_GAP_S = 10.0
+# 2001-01-01: a camera whose clock was never set starts in 1900, 1970 or 2000.
+_OLDEST_PLAUSIBLE_UTC = 978_307_200.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """When a packet came, and when its picture was taken as far as that is known."""
+
+    at: float  # monotonic
+    captured_utc: float
+    clock: Clock
+
+
+def date_packet(*, at: float, utc: float, lag_s: float, sender_utc: float | None) -> Arrival:
+    """Date a packet by the camera's sender report (`sender_utc`), or else by its arrival less the time it waited."""
+    if sender_utc is not None and sender_utc >= _OLDEST_PLAUSIBLE_UTC:
+        return Arrival(at=at, captured_utc=sender_utc, clock="rtcp")
+    return Arrival(at=at, captured_utc=utc - lag_s, clock="arrival")
+
+
+class LagMeter:
+    """How far the reader is behind the camera. FFmpeg drops nothing, so what is not read in time waits in TCP buffers.
+
+    Lag is the growth of (arrival - media time) over its lowest value so far. `shedding` asks the reader to skip up to
+    the live edge: from one second of lag until it is gone, or until skipping does not shorten it any more, since then
+    it was never ours (the camera paused, its clock jumped).
+    """
+
+    def __init__(self) -> None:
+        self.lag_s = 0.0
+        self.shedding = False
+        self._baseline: float | None = None
+        self._media_s = 0.0
+        self._at = 0.0
+        self._lowest_s = 0.0
+        self._lowest_at = 0.0
+
+    def observe(self, media_s: float, at: float) -> None:
+        """Take note of a packet's media time and the monotonic time at which it was read."""
+        offset = at - media_s
+        if self._baseline is None or media_s < self._media_s - _JUMP_S:
+            self._baseline = offset
+        else:
+            self._baseline = min(offset, self._baseline + _DRIFT * (at - self._at))
+        self._media_s, self._at = media_s, at
+        self.lag_s = offset - self._baseline
+        if self.shedding:
+            self._continue(at)
+        elif self.lag_s > SHED_ABOVE_S:
+            self.shedding = True
+            self._lowest_s, self._lowest_at = self.lag_s, at
+
+    def _continue(self, at: float) -> None:
+        if self.lag_s < self._lowest_s - 0.1:
+            self._lowest_s, self._lowest_at = self.lag_s, at
+        if self.lag_s < SHED_UNTIL_S:
+            self.shedding = False
+        elif at - self._lowest_at > _STUCK_AFTER_S:
+            self.shedding = False
+            self._baseline = self._at - self._media_s
+            self.lag_s = 0.0
+
+
+class Decode(Enum):
+    """What to do with a packet."""
+
+    SKIP = "skip"
+    NEXT = "next"  # decode it after the ones before it
+    ALONE = "alone"  # a key packet of which none follow: decode it and take its picture out at once
+
+
+class DecodeGate:
+    """Decides packet by packet whether decoding is worth it: everything, or the keyframes only.
+
+    Keyframes suffice when they come at least as often as frames are wanted, or while the reader sheds lag. Decoding
+    everything begins again right before a key packet only: in between, H.264 would give wrong pictures silently.
+    """
+
+    def __init__(self) -> None:
+        self.keys_only = False
+        self._key_at: float | None = None
+        self._intervals: deque[float] = deque(maxlen=3)
+
+    def decide(self, *, is_key: bool, media_s: float | None, max_fps: float | None, shedding: bool) -> Decode:
+        """Say what to do with the next packet; `media_s` is its media time in seconds, `max_fps` what is wanted."""
+        if not is_key:
+            self.keys_only = self.keys_only or shedding
+            return Decode.SKIP if self.keys_only else Decode.NEXT
+        if media_s is not None and self._key_at is not None:
+            self._intervals.append(media_s - self._key_at)
+        self._key_at = media_s
+        self.keys_only = shedding or self._keys_suffice(max_fps)
+        return Decode.ALONE if self.keys_only else Decode.NEXT
+
+    def _keys_suffice(self, max_fps: float | None) -> bool:
+        if max_fps is None or len(self._intervals) < 2:
+            return False
+        slack = 1.1 if self.keys_only else 1.02  # hysteresis, and timestamps are rounded
+        return 0 < max(self._intervals) <= slack / max_fps
+
+
+class Pacer:
+    """Plays a file in real time: how long to wait until a media time is due."""
+
+    def __init__(self) -> None:
+        self._offset: float | None = None
+        self._media_s = 0.0
+
+    def delay_s(self, media_s: float, now: float) -> float:
+        """Give the seconds to wait at `now`, 0 when it is due. A jump or a late reader starts a new count."""
+        jumped = not -_JUMP_S <= media_s - self._media_s <= _LONGEST_FILE_GAP_S
+        self._media_s = media_s
+        if self._offset is None or jumped or now - (media_s + self._offset) > _JUMP_S:
+            self._offset = now - media_s
+        return max(0.0, media_s + self._offset - now)

@@ -1,0 +1,131 @@
+"""One slot a camera: the newest frame waits, an older one gives way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic
+
+from app.batching.policy import BatchPolicy, CloseReason, Decision, Waiting, finish_tag, next_tag
+from app.cameras.lane import Lane
+from app.cameras.ledger import DropReason
+from app.types import Frame, S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch(Generic[S]):
+    """Frames that are inferred together, each with its camera's lane. Whoever holds a batch owns its surfaces."""
+
+    frames: tuple[Frame[S], ...]
+    lanes: tuple[Lane, ...]
+    formed_at: float
+    reason: CloseReason
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+@dataclass(slots=True)
+class _Slot(Generic[S]):
+    lane: Lane
+    frame: Frame[S] | None = None
+    offered_at: float = 0.0
+    start_tag: float = 0.0
+    finish_tag: float = 0.0
+
+
+class Mailbox(Generic[S]):
+    """All cameras' slots. `offer` may come from any thread; the rest belongs to the event loop.
+
+    Depth 1, not 2: in overload depth 2 doubles the age of every result for the same throughput.
+    `on_frame` is called, outside the lock and in the offering thread, when a frame comes after `take` found nothing.
+    """
+
+    def __init__(self, policy: BatchPolicy, *, on_frame: Callable[[], None]) -> None:
+        self._policy = policy
+        self._on_frame = on_frame
+        self._lock = threading.Lock()
+        self._slots: dict[Lane, _Slot[S]] = {}
+        self._virtual_now = 0.0
+        self._wanted = False
+        self._closed = False
+
+    def add(self, lane: Lane) -> None:
+        with self._lock:
+            self._slots[lane] = _Slot(lane, start_tag=self._virtual_now, finish_tag=self._virtual_now)
+
+    def remove(self, lane: Lane) -> None:
+        """Take the camera out; its waiting frame is dropped as `shutdown`. Idempotent."""
+        with self._lock:
+            slot = self._slots.pop(lane, None)
+        if slot is not None and slot.frame is not None:
+            self._drop(slot.frame, lane, "shutdown")
+
+    def offer(self, lane: Lane, frame: Frame[S], now: float) -> None:
+        """Put a camera's newest frame in its slot and take over its surface. Any thread; never blocks for long."""
+        wake = False
+        with self._lock:
+            slot = None if self._closed else self._slots.get(lane)
+            if slot is None:
+                older: Frame[S] | None = frame
+            else:
+                older = slot.frame
+                if older is None:
+                    slot.start_tag = next_tag(self._virtual_now, slot.finish_tag)
+                slot.frame, slot.offered_at = frame, now
+                wake, self._wanted = self._wanted, False
+        if older is not None:
+            self._drop(older, lane, "replaced" if slot is not None else "shutdown")
+        if wake:
+            self._on_frame()
+
+    def take(self, now: float, *, draining: bool = False) -> tuple[Batch[S] | None, float | None]:
+        """A batch for a free context, or None and how many seconds to wait (None: until `on_frame`)."""
+        with self._lock:
+            slots = [slot for slot in self._slots.values() if slot.frame is not None]
+            decision = self._policy.decide([_waiting(slot) for slot in slots], now=now, draining=draining)
+            batch = self._take(slots, decision, now)
+            stale = [self._empty(slots[i]) for i in decision.stale]
+            self._wanted = batch is None or len(batch) + len(stale) == len(slots)
+        for frame, lane in stale:
+            self._drop(frame, lane, "stale")
+        return batch, decision.wait_s
+
+    def has_frames(self) -> bool:
+        with self._lock:
+            return any(slot.frame is not None for slot in self._slots.values())
+
+    def close(self) -> None:
+        """Drop all that waits, and from now on all that comes, as `shutdown`."""
+        with self._lock:
+            self._closed = True
+            left = [self._empty(slot) for slot in self._slots.values() if slot.frame is not None]
+        for frame, lane in left:
+            self._drop(frame, lane, "shutdown")
+
+    def _take(self, slots: list[_Slot[S]], decision: Decision, now: float) -> Batch[S] | None:
+        if decision.reason is None:
+            return None
+        chosen = [slots[i] for i in decision.take]
+        for slot in chosen:
+            self._virtual_now = max(self._virtual_now, slot.start_tag)
+            slot.finish_tag = finish_tag(slot.start_tag, slot.lane.settings.priority)
+        frames = tuple(self._empty(slot)[0] for slot in chosen)
+        return Batch(frames=frames, lanes=tuple(s.lane for s in chosen), formed_at=now, reason=decision.reason)
+
+    @staticmethod
+    def _empty(slot: _Slot[S]) -> tuple[Frame[S], Lane]:
+        frame, slot.frame = slot.frame, None
+        assert frame is not None
+        return frame, slot.lane
+
+    @staticmethod
+    def _drop(frame: Frame[S], lane: Lane, reason: DropReason) -> None:
+        frame.surface.release()
+        lane.ledger.dropped(reason)
+
+
+def _waiting(slot: _Slot[S]) -> Waiting:
+    assert slot.frame is not None
+    return Waiting(start_tag=slot.start_tag, arrived_at=slot.frame.times.arrived_at, offered_at=slot.offered_at)

@@ -1,0 +1,76 @@
+"""When a batch is formed and of which frames. Pure: no clock, no waiting, no locks.
+
+Greedy and fair: as soon as a context is free, everything that is ready goes, up to the batch limit. Who comes first is
+start-time fair queueing (Goyal, Vin and Cheng, 1996): each camera has a start tag in virtual time, the smallest goes
+first, and being served moves it on by one over its priority. Under overload shares follow priorities; a camera that was
+quiet is not owed its past.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+CloseReason: TypeAlias = Literal["full", "context_free", "delay", "drain"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A frame that waits in a camera's slot."""
+
+    start_tag: float  # its camera's place in virtual time
+    arrived_at: float  # of its packet, monotonic seconds
+    offered_at: float  # when it came to the slot, monotonic seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What to do with the waiting frames, by their indices. Neither taken nor stale: it stays."""
+
+    take: tuple[int, ...] = ()
+    stale: tuple[int, ...] = ()
+    reason: CloseReason | None = None  # None: no batch now
+    wait_s: float | None = None  # ask again after this long, or earlier if a frame comes; None: when a frame comes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPolicy:
+    """The rule and its limits, in frames and seconds."""
+
+    max_size: int = 16
+    max_delay_s: float = 0.0
+    max_age_s: float = 0.5
+
+    def decide(self, waiting: Sequence[Waiting], *, now: float, draining: bool = False) -> Decision:
+        """Decide for one free context. Frames older than `max_age_s` are stale, whether or not a batch is formed."""
+        stale = tuple(i for i, frame in enumerate(waiting) if now - frame.arrived_at > self.max_age_s)
+        fresh = [i for i, frame in enumerate(waiting) if now - frame.arrived_at <= self.max_age_s]
+        if not fresh:
+            return Decision(stale=stale)
+        reason: CloseReason
+        if len(fresh) >= self.max_size:
+            reason = "full"
+        elif draining:
+            reason = "drain"
+        elif self.max_delay_s <= 0:
+            reason = "context_free"
+        else:
+            # The delay counts from the frame that waited longest, so a busy camera cannot starve a quiet one.
+            left_s = min(waiting[i].offered_at for i in fresh) + self.max_delay_s - now
+            if left_s > 0:
+                return Decision(stale=stale, wait_s=left_s)
+            reason = "delay"
+        first = heapq.nsmallest(self.max_size, fresh, key=lambda i: (waiting[i].start_tag, waiting[i].arrived_at))
+        return Decision(take=tuple(first), stale=stale, reason=reason)
+
+
+def next_tag(virtual_now: float, finish_tag: float) -> float:
+    """The start tag of a frame that comes to an empty slot."""
+    return max(virtual_now, finish_tag)
+
+
+def finish_tag(start_tag: float, priority: int) -> float:
+    """Where serving a frame of a camera of this priority (1..10) moves the camera in virtual time."""
+    return start_tag + 1.0 / priority

@@ -1,0 +1,45 @@
+"""What one camera's reader, the batcher and the hub share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from app.cameras.ledger import FrameCounts, Ledger
+from app.cameras.meters import Histogram, RateMeter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSettings:
+    """What a frame's way through the pipeline depends on. Replaced whole when a camera changes."""
+
+    max_fps: float | None = None
+    priority: int = 5
+    min_score: float = 0.25
+    class_ids: frozenset[int] | None = None  # None: all
+
+
+class Lane:
+    """One camera's place in the pipeline: its thresholds, its ledger and its meters.
+
+    A camera that is removed and registered again gets a new lane, so a late result cannot be counted for its heir.
+    `settings` may be replaced from the event loop at any time; everyone reads it once per frame.
+    """
+
+    def __init__(self, camera_id: str, settings: LaneSettings | None = None) -> None:
+        self.camera_id = camera_id
+        self.settings = settings or LaneSettings()
+        self.ledger = Ledger()
+        self.decoded_rate = RateMeter()  # written by the reader thread
+        self.inferred_rate = RateMeter()  # written by the event loop, as all below
+        self.latency = Histogram()
+        self.found: Counter[str] = Counter()
+        self.last_frame_utc: float | None = None  # written by the reader thread, as the next
+        self.decode_s = 0.0  # spent in the decoder since the start
+        self.closed = False
+
+    def __repr__(self) -> str:
+        return f"Lane({self.camera_id!r}, {self.counts()})"
+
+    def counts(self) -> FrameCounts:
+        return self.ledger.counts()

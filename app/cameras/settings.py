@@ -1,0 +1,85 @@
+"""What a camera is to its user: the fields of a registration, checked. URL rules live in `urls.py`."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+
+ID_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+CameraId: TypeAlias = Annotated[str, Field(pattern=ID_PATTERN)]
+
+
+def _without_control_characters(text: str) -> str:
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
+        raise ValueError("must not hold control characters or lone surrogates")
+    return text
+
+
+Text: TypeAlias = Annotated[str, AfterValidator(_without_control_characters)]
+
+
+Url: TypeAlias = Annotated[Text, Field(min_length=1, max_length=2048, description="rtsp://, rtsps:// or file:")]
+
+
+class CameraOptions(BaseModel):
+    """The fields that every shape of a camera has; none is required."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    name: Annotated[Text, Field(min_length=1, max_length=128)] | None = None
+    username: Annotated[Text, Field(max_length=256)] | None = None
+    password: SecretStr | None = Field(None, max_length=256)
+    enabled: bool = True
+    transport: Literal["auto", "tcp", "udp"] = "auto"
+    max_fps: Annotated[float, Field(gt=0, le=240, allow_inf_nan=False)] | None = None
+    priority: int = Field(5, ge=1, le=10)
+    min_score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    classes: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = None
+    labels: dict[Text, Text] = Field(default_factory=dict, max_length=64)
+
+
+class CameraRegistration(CameraOptions):
+    """The body of `POST` and `PUT`; id and name are made up when absent."""
+
+    id: CameraId | None = None
+    url: Url
+
+
+class CameraPatch(CameraOptions):
+    """The body of `PATCH`: what is absent stays. `labels` and `classes` are replaced whole."""
+
+    id: CameraId | None = None
+    url: Url | None = None
+
+
+class CameraSettings(CameraOptions):
+    """A registered camera: its URL holds no credentials, its id and name are set."""
+
+    id: CameraId
+    url: Url
+    name: Annotated[Text, Field(min_length=1, max_length=128)]
+
+    def reconnects(self, other: CameraSettings) -> bool:
+        """Whether going from these settings to `other` needs a new connection."""
+        touching = ("url", "username", "password", "transport", "enabled")
+        return any(getattr(self, field) != getattr(other, field) for field in touching)
+
+
+def slug(name: str) -> str:
+    """An id made from a name: ASCII, lower case, words joined by hyphens; `camera` when nothing is left."""
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", ascii_name).strip("-")[:56].strip("-") or "camera"
+
+
+def free_id(name: str, taken: Collection[str]) -> str:
+    """The name's slug, with -2, -3, ... when it is taken."""
+    base = slug(name)
+    candidate, number = base, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{base}-{number}"
+    return candidate

@@ -1,0 +1,63 @@
+"""`vidette serve`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+
+from app.errors import BackendUnavailable, ConfigError
+from app.logs import configure_logging
+from app.main import create_app
+from app.server import listen, make_server
+from app.service import Service
+from app.settings import Settings
+
+logger = logging.getLogger("vidette.service")
+# Every step of the shutdown is bounded; this is for the one that nobody thought of.
+LAST_RESORT_S = 9.0
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT, or until the service breaks. 0 after a stop, 1 after a crash, 2 for bad settings."""
+    configure_logging(settings.log.level, settings.log.format)
+    sock = listen(settings.server)
+    host, port = sock.getsockname()[:2]
+    app = create_app(settings)
+    service: Service = app.state.service
+    server = make_server(app, service)
+    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    service.on_stopping = _watch_the_clock
+    server.run(sockets=[sock])
+    sock.close()
+    code = outcome(service)
+    if service.abandoned_threads:
+        # A thread that still hangs in a native read would touch an interpreter that is being taken down.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def outcome(service: Service) -> int:
+    """The exit code that a finished service means. Raises the error that a user can mend, to be told as a sentence."""
+    if service.fatal is None:
+        return 0
+    if isinstance(service.fatal, ConfigError):
+        raise service.fatal
+    if isinstance(service.fatal, BackendUnavailable):
+        raise ConfigError(str(service.fatal))
+    logger.critical("the service broke: %s", service.fatal, exc_info=service.fatal)
+    return 1
+
+
+def _watch_the_clock() -> None:
+    def give_up() -> None:
+        logger.critical("the shutdown took longer than %g s; ending the process", LAST_RESORT_S)
+        os._exit(1)
+
+    timer = threading.Timer(LAST_RESORT_S, give_up)
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,67 @@
+"""Where a frame lies in the model's input, and the way back from input pixels to source pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.types import FloatArray
+
+Placement: TypeAlias = Literal["top_left", "centre"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letterbox:
+    """A frame's rectangle in the model's input: the whole frame, aspect ratio kept, the rest is padding."""
+
+    source_width: int
+    source_height: int
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@lru_cache(maxsize=256)
+def letterbox(
+    source_width: int, source_height: int, input_width: int, input_height: int, placement: Placement
+) -> Letterbox:
+    """Fit a frame into the input, in whole pixels. All sizes at least 1.
+
+    Rounds like the code that the models were trained with: top-left truncates (YOLOX), centred rounds half to even
+    and gives the odd pixel of padding to the right and the bottom (Ultralytics).
+    """
+    scale = min(input_width / source_width, input_height / source_height)
+    centred = placement == "centre"
+    # The epsilon keeps a size that is whole in theory (432 x 416/768 = 234) from truncating to one less.
+    fitted = (size * scale if centred else math.floor(size * scale + 1e-6) for size in (source_width, source_height))
+    width, height = (max(1, round(size)) for size in fitted)
+    return Letterbox(
+        source_width=source_width,
+        source_height=source_height,
+        x=(input_width - width) // 2 if centred else 0,
+        y=(input_height - height) // 2 if centred else 0,
+        width=width,
+        height=height,
+    )
+
+
+def to_source(boxes: FloatArray, frame_index: NDArray[np.intp], letterboxes: Sequence[Letterbox]) -> FloatArray:
+    """Map boxes of a batch of mixed-size frames back to their sources, clipped to the frame.
+
+    boxes: f32[n, 4] x1 y1 x2 y2 in input pixels; frame_index: int[n], the frame that each box lies in. Returns
+    f32[n, 4] in source pixels. The scale is each axis' own: a size rounded to whole pixels stretched the frame a bit.
+    """
+    rows = [(b.x, b.y, b.source_width / b.width, b.source_height / b.height) for b in letterboxes]
+    table = np.array(rows, dtype=np.float32).reshape(-1, 4)
+    limits = np.array([(b.source_width, b.source_height) for b in letterboxes], dtype=np.float32).reshape(-1, 2)
+    of_box = table[frame_index]
+    corners = (boxes.reshape(-1, 2, 2) - of_box[:, None, :2]) * of_box[:, None, 2:]
+    np.clip(corners, 0.0, limits[frame_index][:, None, :], out=corners)
+    return corners.reshape(-1, 4)

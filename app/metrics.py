@@ -1,0 +1,147 @@
+"""Prometheus: reads snapshots when scraped, keeps nothing of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from app.batching.batcher import BatcherStats
+from app.cameras.camera import Camera
+from app.results.hub import ResultHub
+from app.service import Parts
+
+STATES = ("connecting", "running", "retrying", "disabled")
+BATCH_BOUNDS = (1, 2, 4, 8, 12, 16)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class ServiceCollector(Collector):
+    """Turns the running service's snapshots into metric families; yields nothing while there is no service."""
+
+    def __init__(self, parts: Callable[[], Parts | None]) -> None:
+        self._parts = parts
+
+    def collect(self) -> Iterable[Metric]:
+        parts = self._parts()
+        if parts is None:
+            return
+        cameras: list[Camera[Any]] = parts.registry.cameras()
+        yield from _camera_metrics(cameras)
+        yield from _frame_metrics(cameras)
+        yield from _stage_metrics(parts.hub)
+        yield from _batch_metrics(parts.batcher.stats)
+        yield from _subscriber_metrics(parts.hub)
+        engine = parts.engine
+        info = GaugeMetricFamily("vidette_model_info", "The loaded model.", labels=_INFO)
+        info.add_metric([engine.model, engine.sha256, engine.precision, engine.backend], 1)
+        yield info
+
+
+_INFO = ["model", "sha256", "precision", "backend"]
+
+
+class Metrics:
+    """One application's metrics; a registry of its own, so that two applications in a process do not collide."""
+
+    def __init__(self, parts: Callable[[], Parts | None]) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._registry.register(ServiceCollector(parts))
+
+    def text(self) -> bytes:
+        """The exposition. The process's own figures are read from /proc: call it from a worker thread."""
+        return generate_latest(self._registry)
+
+
+def _camera_metrics(cameras: Iterable[Camera[Any]]) -> Iterator[Metric]:
+    up = GaugeMetricFamily("vidette_camera_up", "1 while frames come.", labels=["camera"])
+    state = GaugeMetricFamily("vidette_camera_state", "1 for the state it is in.", labels=["camera", "state"])
+    fps = GaugeMetricFamily("vidette_camera_fps", "Frames a second over 5 s.", labels=["camera", "kind"])
+    restarts = CounterMetricFamily(
+        "vidette_camera_restarts", "Connections that ended, by reason.", labels=["camera", "code"]
+    )
+    last = GaugeMetricFamily(
+        "vidette_camera_last_frame_timestamp_seconds", "Unix time of the newest frame.", labels=["camera"]
+    )
+    for camera in cameras:
+        status = camera.status
+        name = status.camera_id
+        up.add_metric([name], 1 if status.state == "running" else 0)
+        for each in STATES:
+            state.add_metric([name, each], 1 if status.state == each else 0)
+        fps.add_metric([name, "measured"], status.measured_fps)
+        fps.add_metric([name, "inferred"], status.inferred_fps)
+        for code, count in status.restarts.items():
+            restarts.add_metric([name, code], count)
+        if status.last_frame_utc is not None:
+            last.add_metric([name], status.last_frame_utc)
+    yield from (up, state, fps, restarts, last)
+
+
+def _frame_metrics(cameras: Iterable[Camera[Any]]) -> Iterator[Metric]:
+    decoded = CounterMetricFamily("vidette_frames_decoded", "Frames that came out of the decoder.", labels=["camera"])
+    published = CounterMetricFamily("vidette_frames_published", "Frames whose result went out.", labels=["camera"])
+    dropped = CounterMetricFamily(
+        "vidette_frames_dropped", "Frames that ended without a result.", labels=["camera", "reason"]
+    )
+    found = CounterMetricFamily("vidette_detections", "Objects found.", labels=["camera", "label"])
+    latency = HistogramMetricFamily(
+        "vidette_end_to_end_latency_seconds", "From a packet's arrival to its result's message.", labels=["camera"]
+    )
+    for camera in cameras:
+        lane = camera.lane
+        name, counts = lane.camera_id, lane.counts()
+        decoded.add_metric([name], counts.decoded)
+        published.add_metric([name], counts.published)
+        for reason, count in counts.dropped.items():
+            dropped.add_metric([name, reason], count)
+        for label, count in lane.found.items():
+            found.add_metric([name, label], count)
+        buckets, total = lane.latency.cumulative()
+        latency.add_metric([name], buckets, total)
+    yield from (decoded, published, dropped, found, latency)
+
+
+def _stage_metrics(hub: ResultHub[Any]) -> Iterator[Metric]:
+    stages = HistogramMetricFamily("vidette_stage_duration_seconds", "Time a frame spent in a stage.", labels=["stage"])
+    for stage, histogram in hub.stages.items():
+        buckets, total = histogram.cumulative()
+        stages.add_metric([stage], buckets, total)
+    yield stages
+
+
+def _batch_metrics(stats: BatcherStats) -> Iterator[Metric]:
+    buckets = [
+        (str(bound), float(sum(n for size, n in stats.batch_sizes.items() if size <= bound))) for bound in BATCH_BOUNDS
+    ]
+    buckets.append(("+Inf", float(sum(stats.batch_sizes.values()))))
+    sizes = HistogramMetricFamily("vidette_batch_size", "Frames in a batch.")
+    sizes.add_metric([], buckets, float(sum(size * n for size, n in stats.batch_sizes.items())))
+    closed = CounterMetricFamily("vidette_batch_close", "Batches, by what closed them.", labels=["reason"])
+    for reason in ("full", "context_free", "delay", "drain"):
+        closed.add_metric([reason], stats.close_reasons.get(reason, 0))
+    yield sizes
+    yield closed
+    yield GaugeMetricFamily("vidette_contexts_busy", "Contexts with a batch in flight.", value=stats.contexts_busy)
+    yield GaugeMetricFamily("vidette_contexts", "Contexts of the engine.", value=stats.contexts)
+
+
+def _subscriber_metrics(hub: ResultHub[Any]) -> Iterator[Metric]:
+    stats = hub.stats
+    yield GaugeMetricFamily("vidette_ws_clients", "Connected WebSocket clients.", value=stats.subscribers)
+    yield CounterMetricFamily("vidette_ws_messages_sent", "WebSocket messages sent.", value=stats.messages_sent)
+    dropped = CounterMetricFamily("vidette_ws_messages_dropped", "Messages a client missed.", labels=["reason"])
+    for reason, count in stats.messages_dropped.items():
+        dropped.add_metric([reason], count)
+    yield dropped

@@ -1,0 +1,189 @@
+"""Where results come together: put in order, counted, kept, and handed to every subscriber."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Generic
+
+import anyio
+import numpy as np
+
+from app.batching.mailbox import Batch
+from app.cameras.lane import Lane
+from app.cameras.meters import Histogram
+from app.errors import TooManyRequests
+from app.results.history import History
+from app.results.order import InOrder
+from app.results.snapshots import Snapshots
+from app.results.subscription import Interest, Subscription
+from app.results.wire import Result, camera_message
+from app.types import Detections, Frame, S
+
+STAGES = ("decode", "queue", "preprocess", "infer", "postprocess", "publish")
+STAGE_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+MAX_SUBSCRIBERS = 4096
+FAREWELL_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubStats:
+    """A reading of the hub."""
+
+    subscribers: int
+    messages_sent: int
+    messages_dropped: Mapping[str, int]  # by reason
+
+
+class ResultHub(Generic[S]):
+    """Implements the batcher's `ResultSink`. Never waits for anybody. Event loop only.
+
+    A result is serialised once for each format and filter that somebody subscribed with, not once a subscriber.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        classes: Sequence[str],
+        history: History,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.history = history
+        self.snapshots: Snapshots[S] = Snapshots(classes)
+        self.stages = {stage: Histogram(STAGE_BUCKETS_S) for stage in STAGES}
+        self.messages_sent = 0
+        self.closing = asyncio.Event()
+        self._left = asyncio.Event()
+        self._model = model
+        self._classes = tuple(classes)
+        self._clock = clock
+        self._orders: dict[Lane, InOrder[tuple[Detections, Batch[S]]]] = {}
+        self._subscriptions: set[Subscription] = set()
+        self._dropped: Counter[str] = Counter(slow_consumer=0)
+
+    @property
+    def stats(self) -> HubStats:
+        return HubStats(
+            subscribers=len(self._subscriptions), messages_sent=self.messages_sent, messages_dropped=dict(self._dropped)
+        )
+
+    # The batcher's side
+
+    def started(self, lane: Lane, seq: int) -> None:
+        self._orders.setdefault(lane, InOrder()).started(seq)
+
+    def finished(self, lane: Lane, frame: Frame[S], found: Detections, batch: Batch[S]) -> None:
+        if lane.closed:
+            frame.surface.release()
+        else:
+            self.snapshots.offer(frame, found)
+        self._release(lane, frame.seq, (found, batch))
+
+    def failed(self, lane: Lane, seq: int) -> None:
+        self._release(lane, seq, None)
+
+    def _release(self, lane: Lane, seq: int, result: tuple[Detections, Batch[S]] | None) -> None:
+        order = self._orders[lane]
+        for found, batch in order.ended(seq, result):
+            if lane.closed:
+                lane.ledger.dropped("shutdown")
+            else:
+                self._publish(lane, found, batch)
+        if lane.closed and not order:
+            del self._orders[lane]
+
+    def _publish(self, lane: Lane, found: Detections, batch: Batch[S]) -> None:
+        now = self._clock()
+        found = _of_classes(found, lane.settings.class_ids)
+        result = Result(
+            found,
+            classes=self._classes,
+            model=self._model,
+            batch_size=len(batch),
+            formed_at=batch.formed_at,
+            published_at=now,
+        )
+        self.history.add(result)
+        lane.ledger.published()
+        lane.inferred_rate.mark(now)
+        lane.found.update(self._classes[class_id] for class_id in found.class_ids.tolist())
+        for subscription in self._subscriptions:
+            if not subscription.offer(result):
+                self._dropped["slow_consumer"] += 1
+        self._measure(lane, found, batch, now)
+
+    def _measure(self, lane: Lane, found: Detections, batch: Batch[S], published_at: float) -> None:
+        times, stages = found.times, found.stages
+        lane.latency.observe(max(0.0, published_at - times.arrived_at))
+        self.stages["decode"].observe(times.decode_s)
+        self.stages["queue"].observe(max(0.0, batch.formed_at - times.decoded_at))
+        self.stages["preprocess"].observe(stages.preprocess_s)
+        self.stages["infer"].observe(stages.infer_s)
+        self.stages["postprocess"].observe(stages.postprocess_s)
+        self.stages["publish"].observe(self._clock() - published_at)
+
+    # The subscribers' side
+
+    @contextmanager
+    def subscribed(self, interest: Interest, since: Mapping[str, int] | None = None) -> Iterator[Subscription]:
+        """A subscription for the length of a `with`; `since` (camera: seq) starts it with what memory has after."""
+        if len(self._subscriptions) >= MAX_SUBSCRIBERS:
+            raise TooManyRequests(f"{MAX_SUBSCRIBERS} subscribers are connected already")
+        subscription = Subscription(interest)
+        for camera_id, seq in (since or {}).items():
+            self._resume(subscription, camera_id, seq)
+        self._subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
+            self._left.set()
+
+    def _resume(self, subscription: Subscription, camera_id: str, since_seq: int) -> None:
+        latest = self.history.latest(camera_id)
+        if latest is None:
+            return
+        # A number from the future comes from before a restart of the service: numbering began anew.
+        after = None if since_seq > latest.seq else since_seq
+        kept = self.history.newest(camera_id, limit=self.history.size, since_seq=after)
+        if kept and after is not None and self.history.lost_before(camera_id) > after:
+            subscription.missed(camera_id, after + 1, kept[0].seq - 1)
+        for result in kept:
+            subscription.resume(result)
+
+    def camera_changed(self, message: dict[str, Any]) -> None:
+        """Tell every subscriber of a camera's new state."""
+        for subscription in self._subscriptions:
+            subscription.offer_event(message)
+
+    # The registry's side
+
+    def forget(self, lane: Lane) -> None:
+        """A camera was removed: nothing of it stays, and what is still under way is not published."""
+        lane.closed = True
+        self.history.forget(lane.camera_id)
+        self.snapshots.forget(lane.camera_id)
+        if not self._orders.get(lane):
+            self._orders.pop(lane, None)
+        self.camera_changed(camera_message(lane.camera_id, "removed", None))
+
+    async def aclose(self) -> None:
+        """Tell every subscriber that the service stops, wait shortly for them to leave, release all pictures."""
+        self.closing.set()
+        with anyio.move_on_after(FAREWELL_S):
+            while self._subscriptions:
+                await self._left.wait()
+                self._left.clear()
+        self.snapshots.close()
+
+
+def _of_classes(found: Detections, class_ids: frozenset[int] | None) -> Detections:
+    if class_ids is None or not len(found):
+        return found
+    keep = np.isin(found.class_ids, list(class_ids))
+    return replace(found, boxes=found.boxes[keep], scores=found.scores[keep], class_ids=found.class_ids[keep])

@@ -1,0 +1,221 @@
+"""Builds, runs and unwinds everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import anyio
+import psutil
+
+from app.backends.select import Choice, choose
+from app.batching.batcher import Batcher
+from app.batching.policy import BatchPolicy
+from app.cameras.capacity import Load
+from app.cameras.registry import Registry
+from app.cameras.store import CameraStore
+from app.errors import NotReady
+from app.inference.detector import Detector
+from app.results.history import History
+from app.results.hub import ResultHub
+from app.results.wire import camera_message
+from app.settings import Settings
+from app.types import Availability, EngineInfo
+
+logger = logging.getLogger("vidette.service")
+State: TypeAlias = Literal["starting", "ready", "stopping", "stopped"]
+SAMPLE_S = 2.0
+CLOSE_S = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a running service is made of."""
+
+    choice: Choice
+    engine: EngineInfo
+    batcher: Batcher[Any]
+    hub: ResultHub[Any]
+    registry: Registry[Any]
+
+
+class Service:
+    """The owner. `run` once, as a task; `stop` cancels it and waits until everything is closed.
+
+    Stop order: the API refuses, cameras, batches in flight, subscribers (1001), detector, store. Each is bounded.
+    """
+
+    def __init__(self, settings: Settings, *, choice: Choice | None = None) -> None:
+        self.settings = settings
+        self.state: State = "starting"
+        self.started_utc = time.time()
+        self.fatal: BaseException | None = None
+        self.decode_cores = 0.0
+        self.abandoned_threads = 0
+        self.on_stopping: Callable[[], None] = lambda: None
+        self._choice = choice
+        self._parts: Parts | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._process = psutil.Process()
+
+    def start(self, on_fatal: Callable[[], None]) -> None:
+        """Run in a task of its own; `on_fatal` is called when it ends with an error, which `fatal` then holds."""
+        self._task = asyncio.create_task(self.run(), name="service")
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and task.exception() is not None:
+                self.fatal = _innermost(task.exception())
+                on_fatal()
+
+        self._task.add_done_callback(ended)
+
+    async def stop(self) -> None:
+        """Stop and close everything. Idempotent; never raises what `run` ended with."""
+        if self._task is None or self._task.done():
+            return
+        if self.state != "stopping":
+            self.state = "stopping"
+            self.on_stopping()
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await asyncio.shield(asyncio.gather(self._task, return_exceptions=True))
+
+    @property
+    def parts(self) -> Parts:
+        """Everything that runs. Raises `NotReady` while the engine warms up and once the service stops."""
+        if self.state != "ready" or self._parts is None:
+            raise NotReady(f"the service is {self.state}; ask again when /readyz answers 200")
+        return self._parts
+
+    @property
+    def running_parts(self) -> Parts | None:
+        """Everything that runs, or None; for readers that show what there is, such as /metrics."""
+        return self._parts
+
+    @property
+    def availability(self) -> tuple[Availability, ...]:
+        return self._choice.availability if self._choice is not None else ()
+
+    async def run(self) -> None:
+        """Open everything in order, serve until cancelled or broken, close in reverse order."""
+        settings = self.settings
+        try:
+            async with AsyncExitStack() as stack:
+                store = CameraStore(settings.data_dir)
+                _close_later(stack, "camera store", store.close)
+                await store.open()
+                if self._choice is None:
+                    self._choice = await asyncio.to_thread(choose, settings)
+                choice = self._choice
+                logger.info("backend %s: %s", choice.backend.name, choice.reason)
+                detector: Detector[Any] = await _open_detector(choice)
+                _close_later(stack, "detector", detector.aclose)
+                await self._serve(stack, choice, detector, store)
+        finally:
+            self._parts = None
+            self.state = "stopped"
+            logger.info("stopped")
+
+    async def _serve(self, stack: AsyncExitStack, choice: Choice, detector: Detector[Any], store: CameraStore) -> None:
+        settings, info = self.settings, detector.info
+        hub: ResultHub[Any] = ResultHub(model=info.model, classes=info.classes, history=History(settings.history.size))
+        _close_later(stack, "subscribers", hub.aclose)
+        batching = settings.batching
+        policy = BatchPolicy(
+            max_size=min(batching.max_size, info.best_batch),
+            max_delay_s=batching.max_delay_ms / 1e3,
+            max_age_s=batching.max_age_ms / 1e3,
+        )
+        loop = asyncio.get_running_loop()
+        batcher: Batcher[Any] = Batcher(policy=policy, detector=detector, sink=hub, loop=loop, clock=time.monotonic)
+        registry: Registry[Any] = Registry(
+            settings,
+            store=store,
+            mailbox=batcher.mailbox,
+            open_source=choice.backend.open_source,
+            classes=info.classes,
+            on_change=lambda status: hub.camera_changed(camera_message(status.camera_id, status.state, status.error)),
+            on_remove=hub.forget,
+        )
+        self._parts = Parts(choice=choice, engine=info, batcher=batcher, hub=hub, registry=registry)
+        async with anyio.create_task_group() as workers:
+            workers.start_soon(batcher.run, name="batcher")
+            workers.start_soon(self._sample, registry, name="load")
+            try:
+                await registry.load()
+                self.state = "ready"
+                logger.info("ready: %s on %s, %d cameras", info.model, info.device, len(registry))
+                await anyio.sleep_forever()
+            finally:
+                self.state = "stopping"
+                await _bounded("cameras", registry.close)
+                self.abandoned_threads = registry.abandoned_threads
+                workers.cancel_scope.cancel()
+
+    async def _sample(self, registry: Registry[Any]) -> None:
+        """Measure how many cores decoding uses, every two seconds."""
+        spent: dict[str, float] = {}
+        at = time.monotonic()
+        while True:
+            await anyio.sleep(SAMPLE_S)
+            now = time.monotonic()
+            lanes = {camera.lane.camera_id: camera.lane.decode_s for camera in registry.cameras()}
+            used_s = sum(max(0.0, total - spent.get(camera_id, total)) for camera_id, total in lanes.items())
+            self.decode_cores, spent, at = used_s / (now - at), lanes, now
+
+    def load(self) -> Load:
+        """What is used and left now. Reads /proc: call it from a worker thread."""
+        parts = self.parts
+        statuses = [camera.status for camera in parts.registry.cameras()]
+        memory = psutil.virtual_memory()
+        return Load(
+            cameras=sum(status.state != "disabled" for status in statuses),
+            decode_cores=self.decode_cores,
+            cores=usable_cores(),
+            inferred_fps=sum(status.inferred_fps for status in statuses),
+            capacity_fps=parts.engine.capacity_fps,
+            memory_used_bytes=self._process.memory_info().rss,
+            memory_free_bytes=memory.available,
+        )
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on; less than the machine's in a container that is pinned."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+async def _open_detector(choice: Choice) -> Detector[Any]:
+    opening = asyncio.ensure_future(asyncio.to_thread(choice.backend.open_detector))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        # A thread cannot be cancelled: wait for what it makes, then close that.
+        with contextlib.suppress(Exception):
+            await (await opening).aclose()
+        raise
+
+
+def _close_later(stack: AsyncExitStack, name: str, close: Callable[[], Awaitable[None]]) -> None:
+    stack.push_async_callback(_bounded, name, close)
+
+
+async def _bounded(name: str, close: Callable[[], Awaitable[None]]) -> None:
+    """Close something whatever happens to us, for `CLOSE_S` at most."""
+    with anyio.move_on_after(CLOSE_S, shield=True) as scope:
+        await close()
+    if scope.cancelled_caught:
+        logger.error("%s did not close within %g s", name, CLOSE_S)
+
+
+def _innermost(exc: BaseException | None) -> BaseException | None:
+    """The one error inside task groups' wrappers."""
+    while exc is not None and getattr(exc, "exceptions", None):
+        exc = exc.exceptions[0]  # type: ignore[attr-defined]
+    return exc

@@ -1,0 +1,227 @@
+"""All settings: their names, units, defaults and bounds, and where they are read from.
+
+Precedence: command line, environment (`VIDETTE_`, nested by `__`), secrets directory, YAML file, defaults.
+Nothing else in Vidette reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from app.errors import ConfigError
+
+ENV_PREFIX = "VIDETTE_"
+SECRETS_DIR = Path("/run/secrets")
+# Variables that start with our prefix and are not settings: the configuration file, and the test assets' folder.
+NOT_SETTINGS = frozenset({"VIDETTE_CONFIG", "VIDETTE_ASSETS"})
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(_Section):
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="port of REST, WebSocket, console and /metrics; 0 picks one")
+
+
+class CamerasSettings(_Section):
+    stall_timeout_s: float = Field(10, ge=1, le=300, description="seconds without a frame before a camera restarts")
+    backoff_max_s: float = Field(60, ge=1, le=3600, description="longest wait between two attempts, in seconds")
+
+
+class BackendSettings(_Section):
+    device: Literal["auto", "cpu", "cuda", "synthetic"] = Field("auto", description="what decodes and infers")
+    engine: Literal["auto", "openvino", "tensorrt", "tensorrt_rtx"] = Field("auto", description="inference engine")
+    contexts: Literal["auto"] | Annotated[int, Field(ge=1, le=16)] = Field(
+        "auto", description="batches in flight at once; auto measures"
+    )
+    decoder: Literal["auto", "nvdec", "software"] = Field("auto", description="video decoder")
+
+
+class BatchingSettings(_Section):
+    max_size: int = Field(16, ge=1, le=16, description="most frames in a batch; 1 infers frame by frame")
+    max_delay_ms: float = Field(0, ge=0, le=1000, description="longest wait for a fuller batch, in milliseconds")
+    max_age_ms: float = Field(500, ge=10, le=60000, description="an older frame is dropped, not inferred; milliseconds")
+
+
+class HistorySettings(_Section):
+    size: int = Field(256, ge=1, le=100_000, description="results kept in memory for each camera")
+
+
+class AuthSettings(_Section):
+    mode: Literal["none", "token"] = Field("none", description="who may use the API")
+
+
+class MetricsSettings(_Section):
+    token: SecretStr | None = Field(None, description="bearer token that /metrics asks for; null asks for none")
+
+
+class LogSettings(_Section):
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe message shown")
+    format: Literal["text", "json"] = Field("text", description="one line of text, or one JSON object, a message")
+
+
+class Settings(BaseSettings):
+    """The whole tree, frozen. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+        protected_namespaces=(),
+    )
+
+    server: ServerSettings = ServerSettings()
+    data_dir: Path = Field(Path("data"), description="where the camera database lives; the only place written to")
+    models_dir: Path = Field(Path("models"), description="where models live, one folder each")
+    media_dir: Path | None = Field(None, description="cameras may read files below it; null forbids file URLs")
+    model: str = Field(
+        "vidette-demo", min_length=1, description="a folder below models_dir, or a path to an ONNX or engine file"
+    )
+    min_score: float = Field(0.25, ge=0, le=1, description="least score of a detection, unless a camera says otherwise")
+    iou: float = Field(0.45, ge=0, le=1, description="boxes of a class that overlap more are one object")
+    cameras: CamerasSettings = CamerasSettings()
+    backend: BackendSettings = BackendSettings()
+    batching: BatchingSettings = BatchingSettings()
+    history: HistorySettings = HistorySettings()
+    auth: AuthSettings = AuthSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        secrets = NestedSecretsSettingsSource(
+            file_secret_settings, secrets_prefix=ENV_PREFIX, secrets_nested_delimiter="__", secrets_dir_missing="ok"
+        )
+        return init_settings, env_settings, secrets, _FileSource(settings_cls)
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """The values of the YAML file that `load_settings` was given; read there, so that its errors are sentences."""
+
+    values: Mapping[str, Any] = {}
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self.values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(type(self).values)
+
+
+def load_settings(
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    config: Path | None = None,
+    secrets_dir: Path = SECRETS_DIR,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read and check all settings. `overrides` is a nested mapping, as the command line gives it.
+
+    Raises `ConfigError` with one sentence that names every unknown or bad key. Not thread-safe: call it at start.
+    """
+    environ = os.environ if environ is None else environ
+    _refuse_unknown_variables(environ)
+    config = config or (Path(environ["VIDETTE_CONFIG"]) if environ.get("VIDETTE_CONFIG") else _default_config())
+    _FileSource.values = read_yaml(config) if config else {}
+    try:
+        settings = Settings(_secrets_dir=secrets_dir if secrets_dir.is_dir() else None, **dict(overrides or {}))
+    except ValidationError as exc:
+        raise ConfigError("; ".join(sentences(exc))) from None
+    except ValueError as exc:  # pydantic-settings' SettingsError: a nested variable that is not JSON
+        raise ConfigError(f"settings cannot be read: {exc}") from None
+    finally:
+        _FileSource.values = {}
+    if settings.auth.mode == "token":
+        raise ConfigError("auth.mode: token is not in this version yet; set it to none and keep the port on loopback")
+    return settings
+
+
+def _default_config() -> Path | None:
+    path = Path("vidette.yml")
+    return path if path.is_file() else None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, or `ConfigError` with a sentence."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: the configuration file cannot be read: {exc}") from None
+    except yaml.YAMLError as exc:
+        where = getattr(exc, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigError(
+            f"{path}{line}: not valid YAML: {getattr(exc, 'problem', None) or 'it cannot be parsed'}"
+        ) from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: the configuration must be a mapping of keys to values")
+    return data
+
+
+def sentences(exc: ValidationError, *, prefix: str = "") -> list[str]:
+    """One sentence for each error of a validation: `batching.max_size: must be at most 16, not 99`."""
+    return [f"{prefix}{field}: {message}" for field, message in field_errors(exc.errors(include_url=False))]
+
+
+def field_errors(errors: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    """(dotted field, message) of each pydantic error. A message never repeats a secret's value."""
+    for error in errors:
+        place = [part for part in error["loc"] if part not in ("body", "query", "path", "int", "literal['auto']")]
+        field = ".".join(str(part) for part in place) or "body"
+        kind, message = error["type"], str(error["msg"])
+        if kind == "extra_forbidden":
+            message = "unknown key"
+        elif kind == "missing":
+            message = "must be given"
+        elif kind == "value_error":
+            message = message.removeprefix("Value error, ")
+        else:
+            message = message[:1].lower() + message[1:]
+            secretive = any(word in field for word in ("password", "token", "url"))
+            if isinstance(error.get("input"), (int, float, str)) and not secretive:
+                message += f", not {str(error['input'])[:80]!r}"
+        yield field, message
+
+
+def leaves(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, pydantic FieldInfo) of every setting, in the order of the tree."""
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from leaves(annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    known = {f"{ENV_PREFIX}{key.replace('.', '__')}".upper() for key, _ in leaves()}
+    known |= {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | NOT_SETTINGS
+    unknown = sorted(name for name in environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
+    if unknown:
+        raise ConfigError(f"{', '.join(unknown)}: no such setting (see config.example.yml)")

@@ -1,0 +1,229 @@
+"""One simulated camera: a clip played live for ever, whoever looks, with a fault on command."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.simulator.clip import Clip
+from app.simulator.faults import OK, Fault, FaultKind, damage
+from app.simulator.player import ClipPlayer
+from app.simulator.rtp import RTP_CLOCK_HZ, RtpBurst, RtpStream, media_frame
+from app.simulator.sdp import AUDIO_CONTROL, PCMU_CLOCK_HZ, VIDEO_CONTROL, describe
+from app.simulator.tracks import LiveTrack, MediaClock
+
+_TOO_LATE_S = 2.0
+_SILENCE_SAMPLES = 320  # 40 ms
+_SILENCE = media_frame(
+    [b"\x80\x00" + bytes(10) + b"\xff" * _SILENCE_SAMPLES], decode_ticks=0, present_ticks=0, is_key=True
+)
+_NO_MEDIA = frozenset({FaultKind.STALL, FaultKind.MUTE})
+_NO_CLIENTS = frozenset({FaultKind.CLOSE, FaultKind.REFUSE, FaultKind.UNAUTHORIZED, FaultKind.MISSING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraOptions:
+    phase_s: float = 0.0  # its first frame is due so long after it was added
+    audio_first: bool = False  # a PCMU track before the video, silent
+    sprop: bool = True  # False: the session description leaves the parameter sets out
+    seed: int = 0  # of the stream's numbers and of what `drop`, `corrupt` and `garbage` hit
+    max_backlog_bytes: int = 4_000_000  # unsent media held for one client
+    report_interval_s: float = 5.0  # between RTCP sender reports
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraStats:
+    """What a camera has done so far."""
+
+    clients: int  # RTSP connections
+    viewers: int  # of them, those that play the video
+    connects: int
+    frames_sent: int  # summed over viewers
+    frames_skipped: int  # of viewers with a full backlog
+    packets: int
+    octets: int
+    late_max_ms: float  # the worst delay of a frame behind its time
+    fault: str
+
+
+class Client(Protocol):
+    """An RTSP connection, as a camera sees it."""
+
+    def abort(self) -> None:
+        """Drop the connection now."""
+        ...
+
+    def finish(self) -> None:
+        """Send what is on its way, then close."""
+        ...
+
+
+class Camera:
+    """Belongs to the event loop that it was made in; every method is for that loop's thread."""
+
+    def __init__(self, name: str, clip: Clip, options: CameraOptions, *, wall: Callable[[], float] = time.time) -> None:
+        self.name = name
+        self.fault = OK
+        self._clip = clip
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._clock = MediaClock(started_at=self._loop.time() + options.phase_s, monotonic=self._loop.time, wall=wall)
+        self._rng = random.Random(f"{options.seed}:{name}")
+        self._player = ClipPlayer(clip)
+        self._video = self._track(RTP_CLOCK_HZ)
+        self._audio = self._track(PCMU_CLOCK_HZ) if options.audio_first else None
+        self._clients: set[Client] = set()
+        self._connects = 0
+        self._late_max_s = 0.0
+        self._silence_ticks = 0
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._schedule_frame()
+
+    def __repr__(self) -> str:
+        return f"Camera({self.name!r}, clip={self._player.clip.name!r}, fault={str(self.fault)!r})"
+
+    @property
+    def codec(self) -> str:
+        return self._clip.codec
+
+    def describe(self) -> str:
+        """The session description of what it plays now."""
+        return describe(self._player.clip, audio_first=self._options.audio_first, sprop=self._options.sprop)
+
+    def track(self, control: str) -> LiveTrack | None:
+        """The track of a SETUP URL; the video where the URL names the whole camera."""
+        if control in ("", VIDEO_CONTROL):
+            return self._video
+        return self._audio if control == AUDIO_CONTROL else None
+
+    def attach(self, client: Client) -> None:
+        """Tell of a connection that has asked for this camera, whether it plays or not."""
+        self._clients.add(client)
+        self._connects += 1
+
+    def detach(self, client: Client) -> None:
+        self._clients.discard(client)
+
+    def start_audio(self) -> None:
+        """Pace silence while somebody listens."""
+        if self._audio is not None and "audio" not in self._timers:
+            self._silence_ticks = self._clock.ticks(PCMU_CLOCK_HZ)
+            self._send_silence()
+
+    def set_fault(self, fault: Fault, *, clip: Clip | None = None) -> None:
+        """Start a fault, and end the one before. `clip` goes with `resolution`. The same fault hits alike each time."""
+        self._end_fault()
+        self._rng.seed(f"{self._options.seed}:{self.name}:{fault}")
+        self.fault = OK if fault.is_momentary else fault
+        if fault.kind in _NO_CLIENTS:
+            self._drop_clients()
+        elif fault.kind is FaultKind.EOF:
+            self._say_goodbye()
+        elif fault.kind is FaultKind.JUMP:
+            self._video.stream.jump(round(fault.amount * RTP_CLOCK_HZ))
+        elif fault.kind is FaultKind.FLAP:
+            self._schedule_flap()
+        elif fault.kind is FaultKind.RESOLUTION and clip is not None:
+            self._swap(clip)
+
+    def stats(self) -> CameraStats:
+        return CameraStats(
+            clients=len(self._clients),
+            viewers=self._video.sinks,
+            connects=self._connects,
+            frames_sent=self._video.frames_sent,
+            frames_skipped=self._video.frames_skipped,
+            packets=self._video.stream.packets,
+            octets=self._video.stream.octets,
+            late_max_ms=self._late_max_s * 1000,
+            fault=str(self.fault),
+        )
+
+    def close(self) -> None:
+        """Stop the clocks and drop the clients. Idempotent."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._drop_clients()
+
+    def _track(self, clock_hz: int) -> LiveTrack:
+        stream = RtpStream(
+            ssrc=self._rng.getrandbits(32),
+            first_sequence=self._rng.getrandbits(16),
+            first_timestamp=self._rng.getrandbits(32),
+            clock_hz=clock_hz,
+        )
+        return LiveTrack(
+            stream,
+            self._clock,
+            max_backlog_bytes=self._options.max_backlog_bytes,
+            report_interval_s=self._options.report_interval_s,
+        )
+
+    def _schedule_frame(self) -> None:
+        due_at = self._clock.due_at(self._player.due_ticks, RTP_CLOCK_HZ)
+        self._timers["video"] = self._loop.call_at(due_at, self._send_frame)
+
+    def _send_frame(self) -> None:
+        late_s = self._clock.lateness_s(self._player.due_ticks, RTP_CLOCK_HZ)
+        if late_s > _TOO_LATE_S:  # the machine slept: go on from here, a burst would be no live stream
+            self._clock.postpone(late_s)
+        else:
+            self._late_max_s = max(self._late_max_s, late_s)
+        due = self._player.take()
+        if self.fault.kind in _NO_MEDIA:
+            self._video.hold(due.frame)
+        else:
+            lead_ticks = self._player.clip.lead_ticks
+            self._video.send(due.frame, due.present_ticks, lead_ticks=lead_ticks, harm=self._harm)
+        self._schedule_frame()
+
+    def _harm(self, burst: RtpBurst) -> RtpBurst:
+        return damage(self.fault, burst, self._rng)
+
+    def _send_silence(self) -> None:
+        audio = self._audio
+        if audio is None or not audio.sinks:
+            self._timers.pop("audio", None)
+            return
+        if self.fault.kind in _NO_MEDIA:
+            audio.hold(_SILENCE)
+        else:
+            audio.send(_SILENCE, self._silence_ticks, lead_ticks=0, harm=self._harm)
+        self._silence_ticks += _SILENCE_SAMPLES
+        due_at = self._clock.due_at(self._silence_ticks, PCMU_CLOCK_HZ)
+        self._timers["audio"] = self._loop.call_at(due_at, self._send_silence)
+
+    def _schedule_flap(self) -> None:
+        self._timers["flap"] = self._loop.call_later(self.fault.amount, self._flap)
+
+    def _flap(self) -> None:
+        self._drop_clients()
+        self._schedule_flap()
+
+    def _end_fault(self) -> None:
+        flap = self._timers.pop("flap", None)
+        if flap is not None:
+            flap.cancel()
+        if self._player.clip is not self._clip:
+            self._swap(self._clip)
+
+    def _swap(self, clip: Clip) -> None:
+        self._player.swap(clip)
+        self._timers["video"].cancel()
+        self._schedule_frame()
+
+    def _drop_clients(self) -> None:
+        for client in tuple(self._clients):
+            client.abort()
+
+    def _say_goodbye(self) -> None:
+        self._video.say_goodbye()
+        if self._audio is not None:
+            self._audio.say_goodbye()
+        for client in tuple(self._clients):
+            client.finish()
