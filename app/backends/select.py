@@ -69,7 +69,19 @@ def choose(settings: Settings) -> Choice:
         if not answer.available:
             raise BackendUnavailable(wanted, answer.reason)
         name, reason = wanted, f"backend.device is {wanted}"
+    _refuse_mismatch(name, settings)
     return Choice(backend=_make(name, settings), reason=reason, availability=answers)
+
+
+def _refuse_mismatch(name: str, settings: Settings) -> None:
+    """A setting that names another backend's engine or decoder is an error, never passed over in silence."""
+    fits = {"cpu": ("openvino", "software")}.get(name, ("auto", "auto"))
+    for key, value, fit in (
+        ("engine", settings.backend.engine, fits[0]),
+        ("decoder", settings.backend.decoder, fits[1]),
+    ):
+        if value not in ("auto", fit):
+            raise BackendUnavailable(name, f"backend.{key} is {value}, which the {name} backend does not have")
 
 
 def _make(name: str, settings: Settings) -> Backend[Any]:

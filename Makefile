@@ -1,0 +1,75 @@
+# Everything here stays inside this folder: the environment in .venv, caches and temporary files in .cache.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SCRATCH := $(CURDIR)/.cache
+export PIP_NO_CACHE_DIR := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TMPDIR := $(SCRATCH)/tmp
+# `make test COVERAGE=1` measures branch coverage of app/ and fails under 90 %.
+COVERAGE ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint check bench lock format clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed  ## make .venv with the locked packages of the CPU build
+
+demo: install  ## run the service with four live simulated cameras, until Ctrl-C
+	@$(BIN)/vidette demo $(ARGS)
+
+test: $(VENV)/.tested  ## run all tests (ARGS="-k name" for some)
+ifdef COVERAGE
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -o cache_dir=.cache/pytest $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --skip-covered --fail-under=90
+else
+	$(BIN)/python -m pytest -o cache_dir=.cache/pytest $(ARGS)
+endif
+
+lint: $(VENV)/.tested  ## ruff and mypy --strict
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint  ## what CI runs: lint, all tests, coverage
+	$(MAKE) test COVERAGE=1
+
+bench: install  ## measure this machine (ARGS="--cameras 8 --seconds 30 --out bench.json")
+	@$(BIN)/python scripts/bench.py $(ARGS)
+
+format: $(VENV)/.tested  ## let ruff format and mend the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:  ## write the lock files anew from pyproject.toml (needs uv)
+	uv pip compile -q --upgrade --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
+	  --extra cpu pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
+	  --extra cpu --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean:  ## remove .venv and all caches
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .coverage .coverage.*
+
+$(VENV)/bin/python:
+	@mkdir -p $(TMPDIR)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "make: $(PYTHON) is older than Python 3.10; name a newer one: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "make: $(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)" >&2; exit 2; }
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@mkdir -p $(TMPDIR)
+	@echo "installing the locked packages into $(VENV) (a minute or two) ..."
+	@$(BIN)/pip install -q --require-hashes -r requirements.lock
+	@$(BIN)/pip install -q --no-deps -e .
+	@touch $@
+
+$(VENV)/.tested: requirements-dev.lock $(VENV)/.installed
+	@echo "installing the test tools ..."
+	@$(BIN)/pip install -q --require-hashes -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,54 @@
+"""Writes config.example.yml from the settings themselves: every key with its unit, default and bounds.
+
+python scripts/config_example.py > config.example.yml     (a test holds the file equal to this)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from annotated_types import Ge, Le
+
+from app.settings import leaves
+
+HEAD = """\
+# Every setting of Vidette, with its default. Copy what you change to vidette.yml, or name the file with --config.
+# Precedence: command line (--batching.max_size 8), environment (VIDETTE_BATCHING__MAX_SIZE=8),
+# /run/secrets (a file named vidette_metrics__token), this file, defaults.
+"""
+
+
+def render() -> str:
+    """The whole file."""
+    lines, section = [HEAD], ""
+    for key, field in leaves():
+        parent, _, leaf = key.rpartition(".")
+        if parent != section:
+            lines.append(f"\n{parent}:" if parent else "")
+            section = parent
+        indent = "  " if parent else ""
+        lines.append(f"{indent}# {field.description}{_bounds(field)}")
+        lines.append(f"{indent}{leaf}: {_yaml(field.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _bounds(field: Any) -> str:
+    low = next((m.ge for m in field.metadata if isinstance(m, Ge)), None)
+    high = next((m.le for m in field.metadata if isinstance(m, Le)), None)
+    choices = [value for value in getattr(field.annotation, "__args__", ()) if isinstance(value, str)]
+    if choices:
+        return f" ({' | '.join(choices)})"
+    return "" if low is None or high is None else f" ({low} to {high})"
+
+
+def _yaml(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, Path):
+        return f"./{value}"
+    return str(value)
+
+
+if __name__ == "__main__":
+    print(render(), end="")
