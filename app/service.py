@@ -7,8 +7,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -21,7 +21,7 @@ from app.batching.policy import BatchPolicy
 from app.cameras.capacity import Load
 from app.cameras.registry import Registry
 from app.cameras.store import CameraStore
-from app.errors import NotReady
+from app.errors import NotReady, TooManyRequests
 from app.inference.detector import Detector
 from app.results.history import History
 from app.results.hub import ResultHub
@@ -33,6 +33,7 @@ logger = logging.getLogger("vidette.service")
 State: TypeAlias = Literal["starting", "ready", "stopping", "stopped"]
 SAMPLE_S = 2.0
 CLOSE_S = 4.0
+MAX_DIAGNOSES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,25 @@ class Parts:
     batcher: Batcher[Any]
     hub: ResultHub[Any]
     registry: Registry[Any]
+
+
+class Places:
+    """A bounded number of places for costly requests; one more is refused instead of queued. Event loop only."""
+
+    def __init__(self, count: int, what: str) -> None:
+        self._free = count
+        self._count = count
+        self._what = what
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        if not self._free:
+            raise TooManyRequests(f"{self._count} {self._what} are under way already; ask again when one has ended")
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
 
 
 class Service:
@@ -58,6 +78,7 @@ class Service:
         self.started_utc = time.time()
         self.fatal: BaseException | None = None
         self.decode_cores = 0.0
+        self.diagnoses = Places(MAX_DIAGNOSES, "diagnoses")
         self.abandoned_threads = 0
         self.on_stopping: Callable[[], None] = lambda: None
         self._choice = choice
@@ -128,8 +149,10 @@ class Service:
         hub: ResultHub[Any] = ResultHub(model=info.model, classes=info.classes, history=History(settings.history.size))
         _close_later(stack, "subscribers", hub.aclose)
         batching = settings.batching
+        # A size that somebody wrote down is obeyed; the default lets the start-up measurement choose less.
+        limit = info.max_batch if "max_size" in batching.model_fields_set else info.best_batch
         policy = BatchPolicy(
-            max_size=min(batching.max_size, info.best_batch),
+            max_size=min(batching.max_size, limit),
             max_delay_s=batching.max_delay_ms / 1e3,
             max_age_s=batching.max_age_ms / 1e3,
         )

@@ -52,7 +52,7 @@ class BackendSettings(_Section):
 
 
 class BatchingSettings(_Section):
-    max_size: int = Field(16, ge=1, le=16, description="most frames in a batch; 1 infers frame by frame")
+    max_size: int = Field(16, ge=1, le=16, description="most frames in a batch; unset: measured at start")
     max_delay_ms: float = Field(0, ge=0, le=1000, description="longest wait for a fuller batch, in milliseconds")
     max_age_ms: float = Field(500, ge=10, le=60000, description="an older frame is dropped, not inferred; milliseconds")
 

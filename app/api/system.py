@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from app import __version__
 from app.api.common import PartsDep, ServiceDep, problems
 from app.cameras.capacity import LEAST_FPS, refusal, room_for
-from app.cameras.settings import CameraOptions, Text, Url
+from app.cameras.doctor import diagnose
+from app.cameras.settings import Text, Url
 from app.results.wire import utc_text
 
 router = APIRouter(prefix="/api/v1", tags=["system"])
-MAX_DIAGNOSES = 4
 
 
 class ModelView(BaseModel):
@@ -90,28 +90,30 @@ class CapacityView(BaseModel):
 
 
 class StepView(BaseModel):
-    name: str
-    result: str
+    step: str
+    state: Literal["ok", "failed", "skipped"]
     ms: float | None
-    code: str | None = None
-    message: str | None = None
+    code: str | None
+    message: str | None
 
 
 class DiagnosisView(BaseModel):
     ok: bool
     code: str | None
-    message: str | None
+    message: str
     steps: list[StepView]
 
 
 class DiagnoseBody(BaseModel):
-    model_config = CameraOptions.model_config
+    """A camera that need not be registered."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
     url: Url
     username: Annotated[Text, Field(max_length=256)] | None = None
     password: SecretStr | None = Field(None, max_length=256)
-    transport: Any = None
-    timeout_s: float = Field(15, ge=1, le=60)
+    transport: Literal["auto", "tcp", "udp"] = "auto"
+    timeout_s: float = Field(15, ge=1, le=60, allow_inf_nan=False)
 
 
 @router.get("/models", responses=problems(503))
@@ -154,6 +156,32 @@ async def system(service: ServiceDep) -> SystemView:
         ],
         notes=list(parts.engine.notes) if parts else [],
     )
+
+
+@router.post("/diagnose", responses=problems(413, 422, 429, 503))
+async def diagnose_camera(body: DiagnoseBody, service: ServiceDep) -> DiagnosisView:
+    """Go the whole way from a camera's name to its first picture, and say where the way ends."""
+    parts = service.parts
+    request = parts.registry.unregistered(
+        url=body.url,
+        username=body.username,
+        password=None if body.password is None else body.password.get_secret_value(),
+        transport=body.transport,
+    )
+    with service.diagnoses.place():
+        diagnosis = await diagnose(request, open_source=parts.choice.backend.open_source, timeout_s=body.timeout_s)
+    steps = [
+        StepView(
+            step=step.step,
+            state=step.state,
+            ms=step.ms,
+            code=None if step.code is None else step.code.value,
+            message=step.message,
+        )
+        for step in diagnosis.steps
+    ]
+    code = None if diagnosis.code is None else diagnosis.code.value
+    return DiagnosisView(ok=diagnosis.ok, code=code, message=diagnosis.message, steps=steps)
 
 
 @router.get("/capacity", responses=problems(503))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Generic
+from typing import Any, Generic, Literal
 
 from pydantic import SecretStr
 
@@ -19,7 +19,7 @@ from app.cameras.source import FrameSource, SourceRequest
 from app.cameras.store import CameraStore
 from app.cameras.urls import CameraUrl, check_credentials, parse_camera_url
 from app.errors import CameraExists, CameraNotFound, InvalidField
-from app.logs import register_secret
+from app.logs import forget_secret, register_secret
 from app.settings import Settings
 from app.types import S
 
@@ -109,6 +109,7 @@ class Registry(Generic[S]):
             del self._cameras[camera_id]
             camera.stop()
             self._on_remove(camera.lane)
+            forget_secret(self._password(camera.settings))
             self._leaving = {left for left in self._leaving if left.ending}
             self._leaving.add(camera)
             logger.info("camera %s removed", camera_id)
@@ -130,6 +131,25 @@ class Registry(Generic[S]):
         self.abandoned_threads = len(stuck)
         if stuck:
             logger.warning("%d camera threads did not end within %g s and are abandoned", len(stuck), STOP_S)
+
+    def unregistered(
+        self, *, url: str, username: str | None, password: str | None, transport: Literal["auto", "tcp", "udp"]
+    ) -> SourceRequest:
+        """The request for a camera that is only to be looked at. Raises `InvalidField` as `add` does."""
+        parsed = self._parsed(url)
+        if parsed.username is not None:
+            username, password = parsed.username, parsed.password
+        with _field_errors():
+            check_credentials(username, password)
+        return SourceRequest(
+            camera_id="doctor",
+            url=parsed.url,
+            username=username,
+            password=password,
+            transport=transport,
+            stall_timeout_s=self._settings.cameras.stall_timeout_s,
+            media_dir=self._settings.media_dir,
+        )
 
     # What cameras need of us (`CameraContext`)
 
@@ -166,12 +186,13 @@ class Registry(Generic[S]):
     async def _change(self, camera: Camera[S], fields: Mapping[str, Any]) -> Camera[S]:
         settings = self._resolved(fields)
         await self._store.put(settings)
-        self._keep_secret(settings)
+        register_secret(self._password(settings))
+        forget_secret(self._password(camera.settings))
         camera.apply(settings)
         return camera
 
     def _start(self, settings: CameraSettings) -> Camera[S]:
-        self._keep_secret(settings)
+        register_secret(self._password(settings))
         camera: Camera[S] = Camera(settings, self, loop=self._loop)
         self._cameras[settings.id] = camera
         camera.start()
@@ -199,12 +220,6 @@ class Registry(Generic[S]):
     def _parsed(self, url: str) -> CameraUrl:
         with _field_errors():
             return parse_camera_url(url, media_dir=self._settings.media_dir)
-
-    def _keep_secret(self, settings: CameraSettings) -> None:
-        """No log line shows this camera's password, whoever writes it."""
-        password = self._password(settings)
-        if password:
-            register_secret(password)
 
     @staticmethod
     def _password(settings: CameraSettings) -> str | None:

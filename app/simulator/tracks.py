@@ -91,7 +91,7 @@ class UdpSink:
 
 
 class UdpSockets:
-    """The server's RTP port, an even one, and its RTCP port, the next (RFC 3550, 11). It only sends, and never blocks."""
+    """The server's RTP port, an even one, and its RTCP port, the next (RFC 3550, 11). Sends only; never blocks."""
 
     _ATTEMPTS = 64
 

@@ -60,7 +60,7 @@ def read_failed(exc: Exception, camera: CameraUrl, *, took_s: float, patience_s:
     if _lacks_resources(exc):
         return _no_resources(camera)
     if took_s >= 0.9 * patience_s:
-        return SourceError(SourceErrorCode.READ_TIMEOUT, f"{camera.address} went silent in the middle of a packet")
+        return SourceError(SourceErrorCode.READ_TIMEOUT, f"{camera.address} went silent")
     return SourceError(SourceErrorCode.END_OF_STREAM, f"{camera.address} broke the connection")
 
 

@@ -6,7 +6,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import av
 from av import error as av_error
@@ -15,10 +15,13 @@ from av.video.stream import VideoStream
 
 from app.backends.cpu.faults import read_failed
 from app.backends.cpu.open import OpenStream
-from app.backends.cpu.timing import Arrival, LagMeter, Pacer, date_packet
+from app.backends.cpu.timing import LagMeter, Pacer, date_packet
 from app.errors import SourceError, SourceErrorCode
 
-VideoPacket: TypeAlias = Packet[VideoStream]
+if TYPE_CHECKING:
+    VideoPacket: TypeAlias = Packet[VideoStream]
+else:  # generic in the stubs only
+    VideoPacket = Packet
 
 _SILENCE = (av_error.ExitError, av_error.TimeoutError)
 
@@ -62,6 +65,8 @@ class PacketReader:
                     if self._stop.is_set():
                         return
                     yield packet
+                    if self._stop.is_set():  # and perhaps closed: FFmpeg must not be asked for another
+                        return
                     read_at = self._clock()
             except _SILENCE:
                 # FFmpeg keeps the session and the position, so reading goes on where it was.
@@ -71,16 +76,13 @@ class PacketReader:
                 if self._stop.is_set():
                     return
                 took_s = self._clock() - read_at
-                raise read_failed(
-                    exc, self._stream.camera, took_s=took_s, patience_s=self._stream.patience_s
-                ) from None
+                raise read_failed(exc, self._stream.camera, took_s=took_s, patience_s=self._stream.patience_s) from None
             if not self._stop.is_set():
                 raise SourceError(SourceErrorCode.END_OF_STREAM, f"{self._stream.camera.address} ended the stream")
 
     def media_s(self, packet: VideoPacket) -> float | None:
-        """The packet's place on the stream's own clock, by decoding order where that is known."""
-        ticks = packet.pts if packet.dts is None else packet.dts
-        return None if ticks is None else ticks * self._time_base
+        """The packet's place in decoding order on the stream's own clock; None for the first packets of a camera."""
+        return None if packet.dts is None else packet.dts * self._time_base
 
     def progressed(self) -> None:
         """Take note that the last packet led to a picture, or was left out on purpose."""
@@ -89,7 +91,8 @@ class PacketReader:
     def check_stall(self) -> None:
         """Raise when nothing good came for `stall_timeout_s`."""
         now = self._clock()
-        if self._pacer is not None or now - self._alive_at < self._stall_timeout_s:
+        # 0.95: the second of two look-ups may come a little before twice the first.
+        if self._pacer is not None or now - self._alive_at < 0.95 * self._stall_timeout_s:
             return
         address = self._stream.camera.address
         if now - self._packet_at < self._stream.patience_s and self._packet_at > self._alive_at:
@@ -108,14 +111,7 @@ class PacketReader:
             at = self._clock()
         elif media_s is not None:
             self.lag.observe(media_s, at)
-        packet.opaque = date_packet(
-            at=at, utc=self._wall_clock(), lag_s=self.lag.lag_s, sender_utc=_sender_utc(packet)
-        )
-
-
-def arrival_of(carrier: object) -> Arrival | None:
-    """Give back what `PacketReader` attached to a packet, or the decoder passed on to its frame."""
-    return carrier if isinstance(carrier, Arrival) else None
+        packet.opaque = date_packet(at=at, utc=self._wall_clock(), lag_s=self.lag.lag_s, sender_utc=_sender_utc(packet))
 
 
 def _sender_utc(packet: VideoPacket) -> float | None:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-from av import VideoFrame
-
+from app.backends.cpu.decoder import FrameDecoder
 from app.backends.cpu.open import OpenStream, open_stream
-from app.backends.cpu.reader import PacketReader, VideoPacket, arrival_of
+from app.backends.cpu.reader import PacketReader, VideoPacket
 from app.backends.cpu.surface import CpuSurface
-from app.backends.cpu.timing import Arrival, Decode, DecodeGate
+from app.backends.cpu.timing import Decode, DecodeGate
 from app.cameras.doctor import StreamStep
 from app.cameras.source import SourceRequest
 from app.errors import SourceError, SourceErrorCode
-from app.types import FrameTimes, SourceFrame, StreamInfo
-
-logger = logging.getLogger("vidette.source")
+from app.logs import camera_logger
+from app.types import SourceFrame, StreamInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,17 +27,23 @@ class SourceStats:
     packets: int = 0
     skipped: int = 0  # not decoded on purpose: keyframes suffice, or the reader was behind
     undecodable: int = 0  # the decoder refused them
-    corrupt_frames: int = 0  # given out, though parts of the picture are guessed
+    frames: int = 0
+    corrupt_frames: int = 0  # given out all the same, though a part of the picture is guessed
     lag_s: float = 0.0  # how far reading is behind the camera
 
 
 class PyavSource:
     """`FrameSource[CpuSurface]` on PyAV. Nothing is converted: a surface is the decoder's own frame.
 
-    H.264 and H.265 frames come one frame interval late, since FFmpeg's parser sees a picture's end at the next one's
-    beginning; the camera's own date (`clock` rtcp) is right nevertheless. Never close a PyAV container from another
-    thread than the one that reads it: it crashes the process. So `interrupt` sets a flag, and silence is bounded by
-    half of `stall_timeout_s` (all of it for rtsps, where TLS does not survive a timed out read).
+    H.264 and H.265 frames come one frame interval late, since FFmpeg's parser knows a picture's end by the beginning
+    of the next; `captured_utc` is right nevertheless when its clock is rtcp.
+
+    A `rtsps` camera is encrypted but not verified unless `tls_ca_file` is given: cameras sign their own certificates.
+    Its video always comes over TCP, inside the encrypted connection.
+
+    `frames` and `close` belong to one thread: closing a PyAV container that another thread reads crashes the process.
+    So `interrupt` sets a flag, and silence is bounded by half of `stall_timeout_s` (all of it for rtsps, since no TLS
+    session survives a read that timed out).
     """
 
     def __init__(
@@ -51,38 +53,42 @@ class PyavSource:
         tls_ca_file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
-        on_step: Callable[[StreamStep], None] = lambda step: None,
     ) -> None:
         self._request = request
         self._tls_ca_file = tls_ca_file
         self._clock = clock
         self._wall_clock = wall_clock
-        self._on_step = on_step
-        self._steps_done: set[StreamStep] = set()
+        self._on_step: Callable[[StreamStep], None] | None = None
+        self._log = camera_logger(request.camera_id)
         self._stop = threading.Event()
         self._max_fps: float | None = None
-        self._info: StreamInfo | None = None
-        self._stream: OpenStream | None = None
         self._gate = DecodeGate()
-        self._decoding_s = 0.0  # spent since the last picture came out
-        self._packets = self._skipped = self._undecodable = self._corrupt_frames = self._frames = 0
-        self._lag_s = 0.0
-        self._time_base = 0.0
+        self._stream: OpenStream | None = None
+        self._reader: PacketReader | None = None
+        self._decoder: FrameDecoder | None = None
+        self._packets = self._skipped = self._frames = 0
+        self._steps: set[StreamStep] = set()
 
     @property
     def info(self) -> StreamInfo | None:
-        return self._info
+        return None if self._decoder is None else self._decoder.info
 
     @property
     def stats(self) -> SourceStats:
         """Counts so far. Readable from any thread."""
+        decoder, reader = self._decoder, self._reader
         return SourceStats(
             packets=self._packets,
             skipped=self._skipped,
-            undecodable=self._undecodable,
-            corrupt_frames=self._corrupt_frames,
-            lag_s=self._lag_s,
+            undecodable=0 if decoder is None else decoder.undecodable,
+            frames=self._frames,
+            corrupt_frames=0 if decoder is None else decoder.corrupt_frames,
+            lag_s=0.0 if reader is None else reader.lag.lag_s,
         )
+
+    def report_steps(self, on_step: Callable[[StreamStep], None]) -> None:
+        """Call `on_step` for each step of the way to the first frame, in the reader's thread; see the camera doctor."""
+        self._on_step = on_step
 
     def pace(self, max_fps: float | None) -> None:
         self._max_fps = max_fps
@@ -99,15 +105,25 @@ class PyavSource:
     def frames(self) -> Iterator[SourceFrame[CpuSurface]]:
         if self._stop.is_set():
             return
+        try:
+            reader, decoder = self._open()
+            for packet in reader.packets():
+                yield from self._take(packet, reader, decoder)
+        except SourceError as exc:
+            if self._stop.is_set():
+                return
+            if exc.code is SourceErrorCode.END_OF_STREAM and self._packets and not self._frames:
+                raise SourceError(
+                    SourceErrorCode.DECODE_FAILED, "the stream ended before any picture could be decoded"
+                ) from None
+            raise
+
+    def _open(self) -> tuple[PacketReader, FrameDecoder]:
         opened_at = self._clock()
-        stream = self._stream = open_stream(self._request, tls_ca_file=self._tls_ca_file, clock=self._clock)
-        self._step("described")
-        context = stream.video.codec_context
-        # PyAV's default is a thread per core and camera; frame threads would also delay pictures.
-        context.thread_count = 1
-        context.copy_opaque = True
-        self._time_base = float(stream.video.time_base or 0)
-        reader = PacketReader(
+        stream = open_stream(self._request, tls_ca_file=self._tls_ca_file, clock=self._clock)
+        self._stream = stream
+        self._announce("described")
+        self._reader = PacketReader(
             stream,
             stall_timeout_s=self._request.stall_timeout_s,
             opened_at=opened_at,
@@ -115,54 +131,38 @@ class PyavSource:
             clock=self._clock,
             wall_clock=self._wall_clock,
         )
-        try:
-            for packet in reader.packets():
-                yield from self._take(packet, stream, reader)
-        except SourceError as exc:
-            if exc.code is SourceErrorCode.END_OF_STREAM and self._packets and not self._frames:
-                raise SourceError(
-                    SourceErrorCode.DECODE_FAILED, f"{stream.camera.address} sent video that cannot be decoded"
-                ) from None
-            raise
+        self._decoder = FrameDecoder(stream.video, log=self._log, clock=self._clock)
+        return self._reader, self._decoder
 
     def _take(
-        self, packet: VideoPacket, stream: OpenStream, reader: PacketReader
+        self, packet: VideoPacket, reader: PacketReader, decoder: FrameDecoder
     ) -> Iterator[SourceFrame[CpuSurface]]:
         decode = Decode.NEXT
         if packet.size:
             self._packets += 1
-            self._lag_s = reader.lag.lag_s
+            self._announce("packet")
+            if packet.is_keyframe:
+                self._announce("keyframe")
             decode = self._gate.decide(
                 is_key=packet.is_keyframe,
                 media_s=reader.media_s(packet),
                 max_fps=self._max_fps,
                 shedding=reader.lag.shedding,
             )
-            self._step("packet")
-            if packet.is_keyframe:
-                self._step("keyframe")
         if decode is Decode.SKIP:
             self._skipped += 1
             reader.progressed()
             return
-        frames = self._decode(packet, stream, alone=decode is Decode.ALONE)
-        if frames:
-            reader.progressed()
-            self._step("frame")
-        else:
+        frames = decoder.decode(packet, alone=decode is Decode.ALONE)
+        if not frames:
             reader.check_stall()
-        decode_s = self._decoding_s / max(1, len(frames))
-        for frame in frames:
-            yield self._source_frame(frame, arrival_of(packet.opaque), stream, decode_s)
-        if frames:
-            self._decoding_s = 0.0
+            return
+        reader.progressed()
+        self._frames += len(frames)
+        self._announce("frame")
+        yield from frames
 
-    def _decode(self, packet: VideoPacket, stream: OpenStream, *, alone: bool) -> list[VideoFrame]:
-        started_at = self._clock()
-        frames: list[VideoFrame] = []
-        try:
-            frames += packet.decode()
-        except (av.error.InvalidDataError, av.error.PatchWelcomeError, av.error.ArgumentError) as exc:
-            self._undecodable += 1
-            logger.warning()
-        ...
+    def _announce(self, step: StreamStep) -> None:
+        if self._on_step is not None and step not in self._steps:
+            self._steps.add(step)
+            self._on_step(step)

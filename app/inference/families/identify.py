@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from app.errors import ModelError
 from app.inference.families.base import STRIDES, Decoder, InputFormat, cell_count
 from app.inference.families.nanodet import BINS, PLUS_STRIDES, NanoDet
-from app.inference.families.yolo import EndToEnd, Yolox, YoloV5, YoloV8
+from app.inference.families.yolo import EndToEnd, YoloV5, YoloV8, Yolox
 
 SUPPORTED = (
     "YOLOX [N, cells, 5+classes], YOLOv5 [N, 3*cells, 5+classes], YOLOv8/v9/11 [N, 4+classes, anchors], "

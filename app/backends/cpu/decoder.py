@@ -1,0 +1,112 @@
+"""Decoding packets in software, one thread per camera, errors tolerated and counted."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import av
+from av import VideoFrame
+from av.video.stream import VideoStream
+
+from app.backends.cpu.reader import VideoPacket
+from app.backends.cpu.surface import CpuSurface
+from app.backends.cpu.timing import Arrival
+from app.errors import SourceError, SourceErrorCode
+from app.types import FrameTimes, SourceFrame, StreamInfo
+
+_HIGHEST_PLAUSIBLE_FPS = 240.0
+
+
+class FrameDecoder:
+    """Turns one stream's packets into dated frames. Belongs to the thread that reads them."""
+
+    def __init__(
+        self,
+        video: VideoStream,
+        *,
+        log: logging.Logger | logging.LoggerAdapter[Any],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        context = video.codec_context
+        # PyAV's default is a thread per core and camera, and frame threads would also delay every picture.
+        context.thread_count = 1
+        # Each frame brings back the `Arrival` of the packet that carried it, whatever the decoder reorders.
+        context.copy_opaque = True
+        self.info: StreamInfo | None = None
+        self.undecodable = 0
+        self.corrupt_frames = 0
+        self._context = context
+        self._time_base_s = float(video.time_base or 0)
+        self._log = log
+        self._clock = clock
+        self._spent_s = 0.0  # in the decoder since the last frame came out
+        self._arrival: Arrival | None = None
+
+    def decode(self, packet: VideoPacket, *, alone: bool) -> list[SourceFrame[CpuSurface]]:
+        """Decode a packet; an empty one takes out what is held back.
+
+        `alone`: no packet that follows builds on this one, so its picture is taken out at once. (`skip_frame` would
+        do the same more slowly and, with B-frames, hold each keyframe back until one or two more have come.)
+        """
+        if isinstance(packet.opaque, Arrival):
+            self._arrival = packet.opaque
+        started_at = self._clock()
+        pictures = self._pictures(packet)
+        if alone:
+            pictures += self._drain()
+        decoded_at = self._clock()
+        self._spent_s += decoded_at - started_at
+        if not pictures:
+            return []
+        decode_s, self._spent_s = self._spent_s / len(pictures), 0.0
+        return [self._frame(picture, decoded_at=decoded_at, decode_s=decode_s) for picture in pictures]
+
+    def _pictures(self, packet: VideoPacket | None) -> list[VideoFrame]:
+        try:
+            return self._context.decode(packet)
+        except (av.error.MemoryError, MemoryError):
+            raise SourceError(SourceErrorCode.RESOURCE_EXHAUSTED, "the decoder found no memory left") from None
+        except av.FFmpegError as exc:
+            # A lossy link breaks pictures all the time; the reader gives up when no good one comes any more.
+            self.undecodable += 1
+            self._log.warning("a packet could not be decoded: %s", exc.strerror)
+            return []
+
+    def _drain(self) -> list[VideoFrame]:
+        try:
+            return self._pictures(None)
+        finally:
+            self._context.flush_buffers()
+
+    def _frame(self, picture: VideoFrame, *, decoded_at: float, decode_s: float) -> SourceFrame[CpuSurface]:
+        self._describe(picture)
+        self.corrupt_frames += picture.is_corrupt
+        arrival = picture.opaque if isinstance(picture.opaque, Arrival) else self._arrival
+        assert arrival is not None  # no picture without a packet
+        return SourceFrame(
+            pts_s=None if picture.pts is None else picture.pts * self._time_base_s,
+            times=FrameTimes(
+                arrived_at=arrival.at,
+                decoded_at=decoded_at,
+                decode_s=decode_s,
+                captured_utc=arrival.captured_utc,
+                clock=arrival.clock,
+            ),
+            surface=CpuSurface(picture),
+        )
+
+    def _describe(self, picture: VideoFrame) -> None:
+        known = self.info
+        if known is not None and (known.width, known.height) == (picture.width, picture.height):
+            return
+        declared = float(self._context.framerate or 0)
+        self.info = StreamInfo(
+            codec=self._context.codec.canonical_name,
+            width=picture.width,
+            height=picture.height,
+            declared_fps=declared if 0 < declared <= _HIGHEST_PLAUSIBLE_FPS else None,
+            decoder="software",
+        )

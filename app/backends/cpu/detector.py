@@ -1,0 +1,216 @@
+"""The CPU detector: a pool of threads, each with an execution context and a batch buffer of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from app.backends.cpu import tuning
+from app.backends.cpu.engine import Engine
+from app.backends.cpu.preprocess import Preprocessor
+from app.backends.cpu.runner import BatchRunner
+from app.backends.cpu.surface import CpuSurface
+from app.errors import ConfigError, EngineError
+from app.inference.families.identify import decoder_for
+from app.inference.model import resolve_model
+from app.types import Detections, EngineInfo, Frame
+
+log = logging.getLogger(__name__)
+
+TUNING_BUDGET_S = 2.5
+_MEASUREMENT_S = 0.15
+_CLOSE_TIMEOUT_S = 5.0
+_BATCH_SIZES = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """A batch for whichever worker is free; the answer goes to the future's own loop."""
+
+    frames: Sequence[Frame[CpuSurface]]
+    min_scores: Sequence[float]
+    future: asyncio.Future[list[Detections]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stop:
+    """Ends the worker that takes it."""
+
+    future: asyncio.Future[None]
+
+
+class CpuDetector:
+    """A model on the CPU. Implements `Detector[CpuSurface]`; event loop only."""
+
+    def __init__(self, info: EngineInfo, runners: Sequence[BatchRunner]) -> None:
+        """Start one thread per runner; `info.contexts` is their number. Any thread."""
+        self._info = info
+        self._free = asyncio.Semaphore(len(runners))  # bounds the queue: a batch waits here for a context
+        self._jobs: queue.SimpleQueue[_Job | _Stop] = queue.SimpleQueue()
+        self._stops: list[asyncio.Future[None]] | None = None  # None while open
+        self._threads = [
+            threading.Thread(target=_work, args=(runner, self._jobs), name=f"detector:{number}", daemon=True)
+            for number, runner in enumerate(runners)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __repr__(self) -> str:
+        state = "open" if self._stops is None else "closed"
+        return f"CpuDetector({self._info.model}, {self._info.precision}, {len(self._threads)} contexts, {state})"
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    async def detect(self, frames: Sequence[Frame[CpuSurface]], *, min_scores: Sequence[float]) -> list[Detections]:
+        """See `Detector.detect`. Ends, cancelled or not, only when no thread reads the surfaces any more."""
+        if not 1 <= len(frames) <= self._info.max_batch or len(frames) != len(min_scores):
+            raise ValueError(f"a batch has 1 to {self._info.max_batch} frames and a score for each, not {len(frames)}")
+        async with self._free:
+            if self._stops is not None:
+                raise EngineError("the detector is closed")
+            future: asyncio.Future[list[Detections]] = asyncio.get_running_loop().create_future()
+            self._jobs.put(_Job(frames=frames, min_scores=min_scores, future=future))
+            try:
+                await asyncio.wait({future})
+            except asyncio.CancelledError:
+                await asyncio.wait({future}, timeout=_CLOSE_TIMEOUT_S)
+                if future.done():
+                    future.exception()  # seen: nobody else will ask
+                raise
+            return future.result()
+
+    async def aclose(self) -> None:
+        """Let the batches in flight finish, then end the threads. Idempotent; bounded by 5 s."""
+        if self._stops is None:
+            loop = asyncio.get_running_loop()
+            self._stops = [loop.create_future() for _ in self._threads]
+            for future in self._stops:
+                self._jobs.put(_Stop(future=future))
+        _, stuck = await asyncio.wait(self._stops, timeout=_CLOSE_TIMEOUT_S)
+        if stuck:
+            log.error("detector: %d of %d threads did not end and were abandoned", len(stuck), len(self._threads))
+
+
+def open_cpu_detector(
+    model: str,
+    models_dir: Path,
+    *,
+    max_batch: int = 16,
+    iou: float = 0.45,
+    contexts: int | None = None,
+    precision: str | None = None,
+    tune: bool = True,
+) -> CpuDetector:
+    """Load a model and choose how to run it, by measuring for 2 to 3 s unless `tune` is False. Blocking.
+
+    `contexts` and `precision` (fp32 or bf16) fix what would else be chosen. Batches of up to `max_batch` (1..16) are
+    accepted whatever batch size is best. Raises `ModelError` and `ConfigError`.
+    """
+    cv2.setNumThreads(1)  # of the whole process: parallel work is one frame per context, not threads inside a frame
+    engine = Engine(resolve_model(model, models_dir))
+    choice = _choose(engine, contexts=contexts, precision=precision, max_batch=max_batch, measured=tune)
+    sizes, reason = _safe_sizes(engine, choice)
+    info = EngineInfo(
+        model=engine.spec.name,
+        sha256=engine.spec.sha256,
+        family=engine.spec.family,
+        input_width=engine.spec.input_width,
+        input_height=engine.spec.input_height,
+        classes=engine.spec.classes,
+        precision="int8" if engine.quantised else choice.plan.precision,
+        backend="openvino",
+        device=engine.device,
+        max_batch=max_batch,
+        best_batch=max(sizes),
+        contexts=choice.plan.streams,
+        capacity_fps=choice.fps_at(max(sizes)),
+        notes=(choice.note(), *([f"frames run one by one: {reason}"] if reason else [])),
+    )
+    for note in info.notes:
+        log.info("model %s: %s", info.model, note)
+    decoder = decoder_for(engine.spec.family, engine.spec.input_width, engine.spec.input_height)
+    runners = []
+    for _ in range(choice.plan.streams):
+        preprocessor = Preprocessor(engine.spec, max_batch)
+        context = engine.context(choice.plan, sizes, preprocessor.images)
+        runners.append(BatchRunner(context, preprocessor, decoder, iou))
+    return CpuDetector(info, runners)
+
+
+def _choose(
+    engine: Engine, *, contexts: int | None, precision: str | None, max_batch: int, measured: bool
+) -> tuning.Tuning:
+    if precision is not None and precision not in engine.precisions:
+        raise ConfigError(f"backend.precision: {precision} is not one of {', '.join(engine.precisions)} on this CPU")
+    cores = tuning.available_cores()
+    precisions = (precision,) if precision else engine.precisions
+    streams = (contexts,) if contexts else tuning.stream_counts(cores)
+    if not measured:
+        return tuning.Tuning(plan=tuning.plan_for(precisions[0], streams[0], cores))
+
+    def measure(plan: tuning.Plan, batch: int) -> float:
+        runs = [engine.context(plan, (batch,)) for _ in range(plan.streams)]
+        return tuning.time_streams(
+            [lambda run=run: run.infer(0, batch) for run in runs], duration_s=_MEASUREMENT_S, clock=time.perf_counter
+        )
+
+    return tuning.tune(
+        measure,
+        cores=cores,
+        precisions=precisions,
+        streams=streams,
+        max_batch=1 if engine.batch_1_reason else max_batch,
+        budget_s=TUNING_BUDGET_S,
+        clock=time.monotonic,
+    )
+
+
+def _safe_sizes(engine: Engine, choice: tuning.Tuning) -> tuple[tuple[int, ...], str | None]:
+    """The batch sizes to run, checked against single frames, and why there is only 1 when there should be more."""
+    sizes = tuple(size for size in _BATCH_SIZES if size <= choice.batch)
+    for size in sizes[1:]:
+        if reason := engine.mismatch(choice.plan, size):
+            return (1,), reason
+    return sizes, engine.batch_1_reason
+
+
+def _work(runner: BatchRunner, jobs: queue.SimpleQueue[_Job | _Stop]) -> None:
+    """A worker's life: one batch after the other, until it is told to stop."""
+    while True:
+        job = jobs.get()
+        if isinstance(job, _Stop):
+            _answer(job.future, job.future.set_result, None)
+            return
+        _detect(runner, job)
+
+
+def _detect(runner: BatchRunner, job: _Job) -> None:
+    try:
+        result = runner.run(job.frames, job.min_scores)
+    except EngineError as exc:
+        _answer(job.future, job.future.set_exception, exc)
+    except Exception as exc:  # whatever one batch did, the next must still be served
+        log.exception("detector: a batch of %d frames failed", len(job.frames))
+        error = EngineError(f"a batch of {len(job.frames)} frames could not be inferred: {exc}")
+        error.__cause__ = exc
+        _answer(job.future, job.future.set_exception, error)
+    else:
+        _answer(job.future, job.future.set_result, result)
+
+
+def _answer(future: asyncio.Future[Any], settle: Callable[[Any], None], value: object) -> None:
+    """Settle a future from a worker thread. When its loop is gone, nobody waits any more."""
+    with contextlib.suppress(RuntimeError):
+        future.get_loop().call_soon_threadsafe(settle, value)

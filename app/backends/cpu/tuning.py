@@ -1,0 +1,183 @@
+"""Choosing precision, streams and batch size by measuring them briefly at start-up."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import statistics
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_BATCH_DURATION_S = 0.05
+_BATCHES = (2, 4, 8, 16)
+_CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a model is compiled. A stream runs one batch at a time, on `threads` threads of its own."""
+
+    precision: str  # fp32, bf16
+    streams: int
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.precision} {self.streams} x {self.threads} threads"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """How long a batch took in a stream while all streams of the plan were busy."""
+
+    plan: Plan
+    batch: int
+    duration_s: float
+
+    @property
+    def fps(self) -> float:
+        return self.plan.streams * self.batch / self.duration_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What to run, and the measurements that say so; none when nothing was measured."""
+
+    plan: Plan
+    batch: int = 1
+    rows: tuple[Measurement, ...] = ()
+    complete: bool = True  # False: time ran out, and what was not measured was not considered
+
+    def fps_at(self, batch: int) -> float | None:
+        """Measured frames a second of the chosen plan at a batch size; inference alone."""
+        return next((row.fps for row in self.rows if row.plan == self.plan and row.batch == batch), None)
+
+    def note(self) -> str:
+        """One sentence for people."""
+        if not self.rows:
+            return f"{self.plan}, not measured"
+        rows = ", ".join(f"{row.plan} batch {row.batch}: {row.fps:.0f}/s" for row in self.rows)
+        hurry = "" if self.complete else "; time ran out before everything was measured"
+        return f"{self.plan}, batch {self.batch} chosen by measuring ({rows}{hurry})"
+
+
+# Seconds that one batch of this size takes under this plan, all streams busy.
+Measure = Callable[[Plan, int], float]
+
+
+def plan_for(precision: str, streams: int, cores: int) -> Plan:
+    """A plan that shares the cores evenly among its streams."""
+    return Plan(precision=precision, streams=streams, threads=max(1, cores // streams))
+
+
+def stream_counts(cores: int) -> tuple[int, ...]:
+    """Stream counts worth measuring, likeliest first: one per core (16 at most), two, one."""
+    return tuple(dict.fromkeys((min(cores, 16), min(cores, 2), 1)))
+
+
+def tune(
+    measure: Measure,
+    *,
+    cores: int,
+    precisions: Sequence[str],
+    streams: Sequence[int],
+    max_batch: int,
+    budget_s: float,
+    clock: Callable[[], float],
+) -> Tuning:
+    """Measure precision first, then streams, then batch, each with the best of what came before.
+
+    `precisions` and `streams` come likeliest first and hold at least one value; `max_batch` is 1 when a batch is not
+    safe. Stops after `budget_s`, one measurement late at worst.
+    """
+    ends_at = clock() + budget_s
+    rows: list[Measurement] = []
+
+    def tried(plans: Sequence[Plan], batch: int) -> bool:
+        for plan in plans:
+            if rows and clock() >= ends_at:
+                return False
+            rows.append(Measurement(plan=plan, batch=batch, duration_s=measure(plan, batch)))
+        return True
+
+    complete = tried([plan_for(precision, streams[0], cores) for precision in precisions], 1)
+    precision = best_plan(rows).precision
+    complete = complete and tried([plan_for(precision, count, cores) for count in streams[1:]], 1)
+    plan = best_plan(rows)
+    single_s = next(row.duration_s for row in rows if row.plan == plan)
+    for batch in _BATCHES:
+        # A batch saves a fifth at the very best, so what is far over the limit need not be tried.
+        if batch > max_batch or 0.8 * batch * single_s > MAX_BATCH_DURATION_S:
+            break
+        complete = complete and tried([plan], batch)
+    best = best_batch([row for row in rows if row.plan == plan])
+    return Tuning(plan=plan, batch=best.batch, rows=tuple(rows), complete=complete)
+
+
+def best_plan(rows: Sequence[Measurement]) -> Plan:
+    """The plan with the most frames a second. One that comes later must win by 5 %, which is more than noise."""
+    best = rows[0]
+    for row in rows[1:]:
+        if row.fps > 1.05 * best.fps:
+            best = row
+    return best.plan
+
+
+def best_batch(rows: Sequence[Measurement]) -> Measurement:
+    """The largest batch that is within 3 % of the best throughput and takes at most 50 ms.
+
+    Large batches cost the batcher least; longer ones would add their length to every result's latency.
+    """
+    most = max(row.fps for row in rows)
+    good = [row for row in rows if row.fps >= 0.97 * most and row.duration_s <= MAX_BATCH_DURATION_S]
+    return max(good, key=lambda row: row.batch) if good else min(rows, key=lambda row: row.batch)
+
+
+def time_streams(run: Sequence[Callable[[], object]], *, duration_s: float, clock: Callable[[], float]) -> float:
+    """Call each function over and over in a thread of its own; the median seconds of a call. Blocking.
+
+    Every function is called once to warm up and at least once more. What a function raises is raised here.
+    """
+    start = threading.Barrier(len(run))
+    took: list[float] = []
+    failed: list[Exception] = []
+
+    def loop(call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as exc:  # handed to the caller below, whatever it is
+            failed.append(exc)
+            start.abort()
+            return
+        with contextlib.suppress(threading.BrokenBarrierError):
+            start.wait()
+            began = last = clock()
+            while last - began < duration_s or last == began:
+                call()
+                now = clock()
+                took.append(now - last)
+                last = now
+
+    threads = [
+        threading.Thread(target=loop, args=(call,), name=f"tuning:{number}", daemon=True)
+        for number, call in enumerate(run)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return statistics.median(took)
+
+
+def available_cores(cpu_max: Path = _CGROUP_CPU_MAX) -> int:
+    """Cores that this process may use: its affinity, and less where its cgroup (a container's limit) allows less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = cpu_max.read_text(encoding="ascii").split()
+        return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores
