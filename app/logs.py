@@ -88,7 +88,8 @@ class RepeatFilter(logging.Filter):
         text = record.getMessage()
         repeats = self._repeats((_camera(record) or "", record.levelno, text))
         if repeats:
-            record.msg, record.args = f"{text} (repeated {repeats} times)", None  # no arguments: % stays as it is
+            times = "once" if repeats == 1 else f"{repeats} times"
+            record.msg, record.args = f"{text} (repeated {times})", None  # no arguments: % stays as it is
         return repeats is not None
 
     def _repeats(self, key: tuple[str, int, str]) -> int | None:

@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--images", required=True, type=Path, help="directory with images and instances.json")
     parser.add_argument("--models-dir", type=Path, default=Path("models"))
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: as the service would choose")
-    parser.add_argument("--iou", type=float, default=0.45, help="NMS threshold (default 0.45)")
+    parser.add_argument("--iou", type=float, default=0.65, help="NMS threshold (default 0.65)")
     parser.add_argument("--batch", type=int, default=4, help="images in a batch, 1..16 (default 4)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
@@ -54,9 +54,7 @@ def main() -> int:
     return 0
 
 
-async def evaluate(
-    detector: CpuDetector, directory: Path, batch: int
-) -> tuple[dict[int, str], int, AveragePrecision]:
+async def evaluate(detector: CpuDetector, directory: Path, batch: int) -> tuple[dict[int, str], int, AveragePrecision]:
     """Detect in every labelled image; returns the class names, the number of images and the precision."""
     labels = json.loads((directory / "instances.json").read_text(encoding="utf-8"))
     names = {category["id"]: category["name"] for category in labels["categories"]}

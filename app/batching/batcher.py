@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol
 
 import anyio
+import anyio.lowlevel
 
 from app.batching.mailbox import Batch, Mailbox
 from app.batching.policy import BatchPolicy, CloseReason
@@ -61,7 +62,7 @@ class Batcher(Generic[S]):
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
     ) -> None:
-        self.mailbox: Mailbox[S] = Mailbox(policy, on_frame=self._frame_came)
+        self.mailbox: Mailbox[S] = Mailbox(policy, on_frame=self._frame_came, contexts=detector.info.contexts)
         self._detector = detector
         self._sink = sink
         self._loop = loop
@@ -93,6 +94,8 @@ class Batcher(Generic[S]):
 
     async def _serve(self) -> None:
         while True:
+            # Without it a cancelled context that always finds frames would go on for ever: nothing below waits.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             batch = await self._next_batch()
             self._busy += 1
             try:

@@ -42,8 +42,9 @@ class Mailbox(Generic[S]):
     `on_frame` is called, outside the lock and in the offering thread, when a frame comes after `take` found nothing.
     """
 
-    def __init__(self, policy: BatchPolicy, *, on_frame: Callable[[], None]) -> None:
+    def __init__(self, policy: BatchPolicy, *, on_frame: Callable[[], None], contexts: int = 1) -> None:
         self._policy = policy
+        self._contexts = contexts
         self._on_frame = on_frame
         self._lock = threading.Lock()
         self._slots: dict[Lane, _Slot[S]] = {}
@@ -83,7 +84,8 @@ class Mailbox(Generic[S]):
     def take(self, now: float, *, draining: bool = False) -> tuple[Batch[S] | None, float | None]:
         """A batch for a free context, or None and how many seconds to wait (None: until `on_frame`)."""
         with self._lock:
-            slots = [slot for slot in self._slots.values() if slot.frame is not None]
+            # A camera with a frame in each context waits: behind a slow one its results would pile up without bound.
+            slots = [s for s in self._slots.values() if s.frame is not None and s.lane.under_way < self._contexts]
             decision = self._policy.decide([_waiting(slot) for slot in slots], now=now, draining=draining)
             batch = self._take(slots, decision, now)
             stale = [self._empty(slots[i]) for i in decision.stale]

@@ -111,7 +111,8 @@ class Camera(Generic[S]):
     @property
     def status(self) -> CameraStatus:
         now = time.monotonic()
-        report, lane = self._report, self.lane
+        # Metrics read this in a worker thread: each field once, so that it cannot change between two looks.
+        report, reader, lane = self._report, self._reader, self.lane
         running = report.state == "running"
         return CameraStatus(
             camera_id=self.settings.id,
@@ -119,7 +120,7 @@ class Camera(Generic[S]):
             since_utc=report.since_utc,
             retry_in_s=None if report.retry_at is None else max(0.0, report.retry_at - now),
             error=report.error,
-            info=self._reader.info if self._reader is not None else None,
+            info=reader.info if reader is not None else None,
             measured_fps=lane.decoded_rate.rate(now) if running else 0.0,
             inferred_fps=lane.inferred_rate.rate(now) if running else 0.0,
             restarts=dict(self._restarts),
@@ -140,6 +141,8 @@ class Camera(Generic[S]):
         self._reader = reader
         self.ending.add(reader)
         self.ended.clear()
+        # Told here and not only by the thread, so that whoever asked for it never reads the state before.
+        self._tell(ReaderReport(state="connecting", since_utc=time.time()))
         reader.start()
 
     def _stop_reading(self) -> None:
@@ -156,6 +159,8 @@ class Camera(Generic[S]):
     def _on_report(self, reader: Reader[S], report: ReaderReport) -> None:
         if reader is not self._reader:
             return  # an earlier reader's last words
+        if report.state == self._report.state == "connecting":
+            return  # told already when the reader was made
         if report.error is not None:
             self._restarts[report.error.code.value] += 1
         if report.state == "connecting" and self._report.error is not None:

@@ -83,7 +83,8 @@ async def diagnose(
     same time, which includes the wait for the first packet. A file skips everything before `sdp`.
     """
     try:
-        camera = parse_camera_url(request.url, media_dir=request.media_dir)
+        # In a thread, since a file's links are looked up on disk.
+        camera = await asyncio.to_thread(parse_camera_url, request.url, media_dir=request.media_dir)
     except ValueError as exc:
         return _Chart().close(SourceErrorCode.FORBIDDEN_URL, str(exc))
     chart = _Chart()

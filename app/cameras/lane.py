@@ -34,6 +34,7 @@ class Lane:
         self.inferred_rate = RateMeter()  # written by the event loop, as all below
         self.latency = Histogram()
         self.found: Counter[str] = Counter()
+        self.under_way = 0  # frames that went into a batch and have not ended
         self.last_frame_utc: float | None = None  # written by the reader thread, as the next
         self.decode_s = 0.0  # spent in the decoder since the start
         self.closed = False

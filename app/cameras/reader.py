@@ -115,6 +115,8 @@ class Reader(Generic[S]):
         try:
             source = self._source = self._open_source(self._request)
             try:
+                if self._stopping.is_set():  # `stop` may have come before it could see this source
+                    return None, 0.0
                 source.pace(self._lane.settings.max_fps)
                 for frame in source.frames():
                     if self._stopping.is_set():

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from app import simulator
+from app.commands.progress import Progress
 from app.errors import ConfigError
 
 SECONDS = 12.0  # one period of a scene, so that the clip loops without a jump
@@ -18,7 +19,7 @@ _DRAWN_BY = ("backdrops", "canvas", "casting", "figures", "props", "scenes", "ve
 _WORKERS = 2
 
 
-def demo_clips(folder: Path, *, seconds: float = SECONDS) -> dict[str, Path]:
+def demo_clips(folder: Path, progress: Progress, *, seconds: float = SECONDS) -> dict[str, Path]:
     """The four demo scenes as H.264 clips below `folder`, by name. Blocking: 5 CPU seconds the first time.
 
     They are kept in a folder named after the code that draws them; those of an earlier version are removed. Raises
@@ -29,7 +30,7 @@ def demo_clips(folder: Path, *, seconds: float = SECONDS) -> dict[str, Path]:
     kept = folder / clip_version(seconds)
     if not kept.is_dir():
         try:
-            _render(kept, seconds)
+            _render(kept, progress, seconds)
         except OSError as exc:
             raise ConfigError(f"data_dir: the demo's clips cannot be written to {folder}: {exc.strerror}") from None
     return {name: kept / f"{name}.mp4" for name in DEMO_SCENES}
@@ -51,13 +52,16 @@ def render_clip(path: Path, name: str, *, seconds: float = SECONDS) -> Path:
     return path
 
 
-def _render(kept: Path, seconds: float) -> None:
+def _render(kept: Path, progress: Progress, seconds: float) -> None:
     """Draw all scenes, then put the folder into its place at once: it is whole or it is not there."""
     from app.simulator.scenes import DEMO_SCENES
 
+    progress.step("drawing the demo's scenes, the first time only", total=len(DEMO_SCENES))
     shutil.rmtree(kept.parent, ignore_errors=True)
     part = kept.with_name(f"{kept.name}.part-{os.getpid()}")
     part.mkdir(parents=True)
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="demo:draw") as pool:
-        list(pool.map(lambda name: render_clip(part / f"{name}.mp4", name, seconds=seconds), DEMO_SCENES))
+        drawn = pool.map(lambda name: render_clip(part / f"{name}.mp4", name, seconds=seconds), DEMO_SCENES)
+        for count, _ in enumerate(drawn, start=1):
+            progress.done(count)
     part.rename(kept)

@@ -46,4 +46,4 @@ class Progress:
         """So much of the step is done; `total` says what has become known since it began."""
         if self._rich is not None:
             for task in self._rich.task_ids:
-                self._rich.update(task, completed=amount, **({} if total is None else {"total": total}))
+                self._rich.update(task, completed=amount, total=total)  # None leaves the total as it is

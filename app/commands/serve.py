@@ -28,17 +28,10 @@ def serve(settings: Settings) -> int:
     service: Service = app.state.service
     server = make_server(app, service)
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-    service.on_stopping = _watch_the_clock
+    service.on_stopping = watch_the_clock
     server.run(sockets=[sock])
     sock.close()
-    code = outcome(service)
-    if service.abandoned_threads:
-        # A thread that still hangs in a native read would touch an interpreter that is being taken down.
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
+    return leave(outcome(service), abandoned=service.abandoned_threads)
 
 
 def outcome(service: Service) -> int:
@@ -53,7 +46,20 @@ def outcome(service: Service) -> int:
     return 1
 
 
-def _watch_the_clock() -> None:
+def leave(code: int, *, abandoned: int) -> int:
+    """Return `code`, or end the process with it at once when so many threads had to be `abandoned`."""
+    if abandoned:
+        # A thread that still hangs in a native read would touch an interpreter that is being taken down.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def watch_the_clock() -> None:
+    """End the process if it has not ended by itself soon. For `Service.on_stopping`."""
+
     def give_up() -> None:
         logger.critical("the shutdown took longer than %g s; ending the process", LAST_RESORT_S)
         os._exit(1)

@@ -12,6 +12,9 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
+
+from app.commands.columns import in_columns
 
 COLUMNS = ("camera", "state", "fps", "inferred", "latency p50", "boxes", "dropped")
 _LEFT = frozenset({"camera", "state", "dropped"})
@@ -52,23 +55,15 @@ def _state(status: Mapping[str, Any]) -> str:
 
 def plain(rows: Sequence[Row]) -> str:
     """The table in fixed columns."""
-    lines = [COLUMNS, *(each.cells for each in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if name in _LEFT else cell.rjust(width)
-            for name, cell, width in zip(COLUMNS, line, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+    right = [i for i, name in enumerate(COLUMNS) if name not in _LEFT]
+    return in_columns([COLUMNS, *(each.cells for each in rows)], right=right)
 
 
 class Wall:
-    """Shows rows while its context is open. One thread."""
+    """Shows rows while its context is open; what is printed meanwhile appears above them. One thread at a time."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
-        # A line that is written to stderr meanwhile, such as a log record, appears above the table.
         self._live = Live(console=Console(file=self._out), auto_refresh=False) if self._out.isatty() else None
 
     @property
@@ -99,7 +94,6 @@ def _table(rows: Sequence[Row]) -> Table:
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=True)
     for each in rows:
-        cells = list(each.cells)
-        cells[1] = f"[{_COLOURS.get(each.state, 'default')}]{cells[1]}[/]"
-        table.add_row(*cells)
+        styles = [_COLOURS.get(each.state, "") if name == "state" else "" for name in COLUMNS]
+        table.add_row(*(Text(cell, style) for cell, style in zip(each.cells, styles, strict=True)))
     return table

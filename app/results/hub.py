@@ -75,7 +75,9 @@ class ResultHub(Generic[S]):
     # The batcher's side
 
     def started(self, lane: Lane, seq: int) -> None:
-        self._orders.setdefault(lane, InOrder()).started(seq)
+        order = self._orders.setdefault(lane, InOrder())
+        order.started(seq)
+        lane.under_way = len(order)
 
     def finished(self, lane: Lane, frame: Frame[S], found: Detections, batch: Batch[S]) -> None:
         if lane.closed:
@@ -89,7 +91,9 @@ class ResultHub(Generic[S]):
 
     def _release(self, lane: Lane, seq: int, result: tuple[Detections, Batch[S]] | None) -> None:
         order = self._orders[lane]
-        for found, batch in order.ended(seq, result):
+        ended = order.ended(seq, result)
+        lane.under_way = len(order)
+        for found, batch in ended:
             if lane.closed:
                 lane.ledger.dropped("shutdown")
             else:
@@ -136,7 +140,8 @@ class ResultHub(Generic[S]):
             raise TooManyRequests(f"{MAX_SUBSCRIBERS} subscribers are connected already")
         subscription = Subscription(interest)
         for camera_id, seq in (since or {}).items():
-            self._resume(subscription, camera_id, seq)
+            if interest.cameras is None or camera_id in interest.cameras:
+                self._resume(subscription, camera_id, seq)
         self._subscriptions.add(subscription)
         try:
             yield subscription
@@ -170,6 +175,8 @@ class ResultHub(Generic[S]):
         self.snapshots.forget(lane.camera_id)
         if not self._orders.get(lane):
             self._orders.pop(lane, None)
+        for subscription in self._subscriptions:
+            subscription.forget(lane.camera_id)
         self.camera_changed(camera_message(lane.camera_id, "removed", None))
 
     async def aclose(self) -> None:

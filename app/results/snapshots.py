@@ -34,12 +34,15 @@ class Snapshots(Generic[S]):
         self._closed = False
 
     def offer(self, frame: Frame[S], found: Detections) -> None:
-        """Take over a frame's surface and show it from now on."""
+        """Take over a frame's surface and show it from now on, unless a newer one is shown already."""
         if self._closed:
             frame.surface.release()
             return
-        older = self._kept.get(frame.camera_id)
-        self._kept[frame.camera_id] = (frame, found)
+        # Contexts finish out of order: what comes last is not always the newest.
+        older, newer = self._kept.get(frame.camera_id), (frame, found)
+        if older is not None and older[0].seq > frame.seq:
+            older, newer = newer, older
+        self._kept[frame.camera_id] = newer
         if older is not None:
             older[0].surface.release()
 
@@ -72,11 +75,12 @@ class Snapshots(Generic[S]):
             self.forget(camera_id)
 
     def _put_back(self, camera_id: str, frame: Frame[S], found: Detections) -> None:
-        if self._closed or camera_id in self._kept or camera_id in self._gone:
+        if camera_id in self._gone:
             self._gone.discard(camera_id)
+            self._busy.pop(camera_id, None)
             frame.surface.release()
         else:
-            self._kept[camera_id] = (frame, found)
+            self.offer(frame, found)
 
     def _encode(self, frame: Frame[S], found: Detections, overlay: bool, quality: int) -> bytes:
         from app.results import drawing  # late: cv2 takes half a second to import, and a headless API may never ask

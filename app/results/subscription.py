@@ -37,7 +37,7 @@ class Subscription:
         self._events: deque[bytes] = deque(maxlen=queue_size)
         self._waiting: deque[tuple[str, int, bytes]] = deque()
         self._gaps: dict[str, tuple[int, int]] = {}
-        self._backlog: deque[bytes] = deque()  # bounded by the history it comes from
+        self._backlog: deque[tuple[str, bytes]] = deque()  # bounded by the history it comes from
         self._some = asyncio.Event()
 
     def offer(self, result: Result) -> bool:
@@ -50,7 +50,7 @@ class Subscription:
         """Take note of a result from memory: it is delivered whatever the mode."""
         data = result.encoded(self.interest.form, self.interest.wanted)
         if data is not None:
-            self._backlog.append(data)
+            self._backlog.append((result.camera_id, data))
 
     def offer_event(self, message: dict[str, Any]) -> None:
         """Take note of a camera's change."""
@@ -64,6 +64,12 @@ class Subscription:
         self._gaps[camera_id] = (min(first, from_seq), to_seq)
         self._some.set()
 
+    def forget(self, camera_id: str) -> None:
+        """Drop what waits of a camera that was removed: nothing of it may come after its end."""
+        self._waiting = deque(each for each in self._waiting if each[0] != camera_id)
+        self._backlog = deque(each for each in self._backlog if each[0] != camera_id)
+        self._gaps.pop(camera_id, None)
+
     async def next(self) -> bytes:
         """The next message to send. Camera changes come first, then gaps, then results, oldest first."""
         while not (self._events or self._gaps or self._backlog or self._waiting):
@@ -76,7 +82,7 @@ class Subscription:
             first, last = self._gaps.pop(camera_id)
             return encode(gap_message(camera_id, first, last), self.interest.form)
         if self._backlog:
-            return self._backlog.popleft()
+            return self._backlog.popleft()[1]
         return self._waiting.popleft()[2]
 
     def _enqueue(self, result: Result) -> bool:

@@ -1,0 +1,1 @@
+"""Simulated RTSP cameras, and the drawn scenes that they can show."""

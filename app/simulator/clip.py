@@ -21,7 +21,7 @@ from app.simulator.rtp import RTP_CLOCK_HZ, MediaFrame, media_frame
 Codec = Literal["h264", "hevc", "mjpeg", "av1"]
 
 _PACKET_BYTES = 1400  # with its RTP header: fits an Ethernet frame
-_MAX_CLIP_BYTES = 512 * 1024 * 1024  # a clip is held in memory whole
+MAX_CLIP_BYTES = 512 * 1024 * 1024  # a clip is held in memory whole
 _FALLBACK_FPS = 25  # of raw streams that carry no clock at all
 # Parameter sets before every keyframe, as cameras do it: clients join there, and the picture may change its size there.
 _FILTERS = {"h264": "h264_mp4toannexb,dump_extra", "hevc": "hevc_mp4toannexb,dump_extra"}
@@ -47,22 +47,22 @@ class Clip:
         return len(self.frames) * RTP_CLOCK_HZ / self.duration_ticks
 
 
-def load_clip(path: Path, *, name: str | None = None) -> Clip:
+def load_clip(path: Path, *, name: str | None = None, max_bytes: int = MAX_CLIP_BYTES) -> Clip:
     """Read a file and cut its first video stream into RTP packets, by FFmpeg's own `rtp` muxer.
 
     `name` is the file's stem when None. Blocking: call it from a worker thread. Raises `ClipError` when the file cannot
-    be read, has no video, or has a codec other than H.264, H.265, MJPEG and AV1.
+    be read, has no video, has a codec other than H.264, H.265, MJPEG and AV1, or needs more memory than `max_bytes`.
     """
     try:
         with av.open(str(path)) as source:
             if not source.streams.video:
                 raise ClipError(f"clip {path} has no video stream")
-            return _packetise(source, path, name or path.stem)
+            return _packetise(source, path, name or path.stem, max_bytes)
     except (av.FFmpegError, OSError, ValueError) as exc:
         raise ClipError(f"clip {path} cannot be read: {_reason(exc)}") from exc
 
 
-def _packetise(source: InputContainer, path: Path, name: str) -> Clip:
+def _packetise(source: InputContainer, path: Path, name: str, max_bytes: int) -> Clip:
     stream = source.streams.video[0]
     codec = stream.codec_context.codec.canonical_name
     if codec not in ("h264", "hevc", "mjpeg", "av1"):
@@ -85,8 +85,8 @@ def _packetise(source: InputContainer, path: Path, name: str) -> Clip:
             )
         )
         held_bytes += len(frames[-1].wire)
-        if held_bytes > _MAX_CLIP_BYTES:
-            raise ClipError(f"clip {path} is larger than {_MAX_CLIP_BYTES >> 20} MiB; cut it shorter")
+        if held_bytes > max_bytes:
+            raise ClipError(f"clip {path} needs more than {max_bytes} bytes; cut it shorter")
     if not frames:
         raise ClipError(f"clip {path} has no keyframe")
     return Clip(

@@ -83,9 +83,14 @@ class RtspServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop everybody and free every port. Idempotent; bounded by a few seconds."""
         # 1. Nobody new.
-        if self._listener is not None:
-            self._listener.close()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
         # 2. No more media, and nobody left: an aborted connection ends its own task.
         for name in tuple(self._cameras):
             self.remove_camera(name)
@@ -99,8 +104,8 @@ class RtspServer:
         # 3. The sockets that were shared.
         if self._udp is not None:
             self._udp.close()
-        if self._listener is not None:
-            await self._listener.wait_closed()
+        if listener is not None:
+            await listener.wait_closed()
 
     @property
     def port(self) -> int:

@@ -186,7 +186,8 @@ class LiveTrack:
         lead_ticks: how far presentation may run ahead of sending. The sender reports move it out of the way, so that
         no frame claims to be taken after it was sent.
         """
-        if not self._sinks:
+        takers = [sink for sink, has_started in self._sinks.items() if has_started or frame.is_key]
+        if not takers:
             self.stream.skip(frame)
             return
         burst = harm(self.stream.stamp(frame, ticks))
@@ -194,14 +195,12 @@ class LiveTrack:
         is_due = self._clock.monotonic() >= self._next_report_at
         if is_due:
             self._next_report_at = self._clock.monotonic() + self._report_interval_s
-        for sink, has_started in self._sinks.items():
-            if not has_started and not frame.is_key:
-                continue
+        for sink in takers:
             if sink.backlog_bytes > self._max_backlog_bytes:
                 self._sinks[sink] = False
                 self.frames_skipped += 1
                 continue
-            if is_due or not has_started:
+            if is_due or not self._sinks[sink]:
                 report = report or self._report(lead_ticks)
                 sink.send_control(report)
             self._sinks[sink] = True

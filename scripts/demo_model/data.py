@@ -101,7 +101,7 @@ class Stream:
         """Zoom, shift, mirror, recolour, and compress as a camera would."""
         rng, width = self._rng, self._size
         base = width / sample.image.shape[1]
-        scale = base * (float(np.exp(rng.uniform(-0.35, 0.5))) if rng.random() < 0.7 else 1.0)
+        scale = base * (float(np.exp(rng.uniform(-0.2, 0.5))) if rng.random() < 0.7 else 1.0)
         spare = np.array([width, used]) - np.array([sample.image.shape[1], sample.image.shape[0]]) * scale
         shift = spare * rng.random(2)
         mirror = -1.0 if rng.random() < 0.5 else 1.0
@@ -120,7 +120,7 @@ class Stream:
 
     def _recolour(self, image: BgrImage) -> BgrImage:
         rng = self._rng
-        if rng.random() < 0.5:
+        if rng.random() < 0.3:
             hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
             hsv[..., 0] = (hsv[..., 0].astype(np.int16) + int(rng.integers(-90, 91))) % 180
             image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)

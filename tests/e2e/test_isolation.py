@@ -42,7 +42,9 @@ def rates(service: ServeProcess) -> tuple[dict[str, float], dict[str, float]]:
 def test_eight_cameras_keep_their_rate_beside_one_that_is_mute_and_one_that_flaps(
     tmp_path: Path, simulator: SimulatorProcess
 ) -> None:
-    with ServeProcess(tmp_path / "data") as service:
+    home = tmp_path / "home"
+    home.mkdir()
+    with ServeProcess(tmp_path / "data", environ={"HOME": str(home)}) as service:
         for number, name in enumerate(GOOD):
             service.register(id=name, url=simulator.url(f"cam{number}"))
         service.wait_running(*GOOD)
@@ -68,3 +70,4 @@ def test_eight_cameras_keep_their_rate_beside_one_that_is_mute_and_one_that_flap
         assert service.memory_bytes() - memory < 30e6
         assert service.terminate() == 0
         assert "Traceback" not in service.log()
+        assert not list(home.iterdir()), "the service writes outside its data_dir"

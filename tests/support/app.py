@@ -131,14 +131,16 @@ async def running_app(
 
 @asynccontextmanager
 async def running_service(
-    settings: Settings,
+    data_dir: Path,
     backend: Backend[Any] | None = None,
     *,
     on_fatal: Callable[[], None] = lambda: None,
+    **sections: Any,
 ) -> AsyncIterator[Service]:
     """The service alone, without HTTP."""
+    settings = await asyncio.to_thread(make_settings, data_dir, **sections)
     choice = Choice(backend=backend or SyntheticBackend(), reason="given by the test", availability=probe_all())
-    service = Service(settings, choice=choice)
+    service = await asyncio.to_thread(Service, settings, choice=choice)
     service.start(on_fatal)
     try:
         await wait_until(lambda: service.state == "ready", what="the service is ready")

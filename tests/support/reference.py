@@ -16,6 +16,8 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+import app.backends.cpu  # noqa: F401  keeps OpenVINO's telemetry off before OpenVINO is imported
+
 Array = NDArray[np.float32]
 Found = list[tuple[int, float, tuple[float, float, float, float]]]  # class id, score, box in source pixels
 

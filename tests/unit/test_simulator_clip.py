@@ -104,6 +104,25 @@ def test_frames_before_the_first_keyframe_are_left_out(tmp_path: Path) -> None:
     assert (len(clip.frames), clip.frames[0].is_key, clip.frames[0].decode_ticks) == (5, True, 0)
 
 
+def test_file_without_any_keyframe_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    whole = write_test_clip(tmp_path / "whole.mp4", seconds=1.0, gop=10)
+    cut = tmp_path / "cut.mp4"
+    with av.open(str(whole)) as source, av.open(str(cut), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in list(source.demux(source.streams.video[0]))[1:]:
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    with pytest.raises(ClipError, match=r"cut\.mp4 has no keyframe$"):
+        load_clip(cut)
+
+
+def test_file_too_large_to_hold_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    path = write_test_clip(tmp_path / "c.mp4", codec="mjpeg", seconds=1.0)
+    with pytest.raises(ClipError, match=r"c\.mp4 needs more than 20000 bytes; cut it shorter$"):
+        load_clip(path, max_bytes=20_000)
+
+
 def test_missing_file_is_refused_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ClipError, match=r"^clip .*nothing\.mp4 cannot be read: No such file or directory$"):
         load_clip(tmp_path / "nothing.mp4")

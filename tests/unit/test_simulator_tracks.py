@@ -23,7 +23,8 @@ class ScriptedSink:
         self.sent += [bytes(datagram[12:]).decode() for datagram in burst.datagrams()]
 
     def send_control(self, packet: bytes) -> None:
-        self.sent.append({200: "report"}[packet[1]] + "+bye" * (203 in packet[28::1] and packet[-7] == 203))
+        assert packet[1] == 200, "a compound RTCP packet starts with a report"
+        self.sent.append("report+bye" if packet[-7] == 203 else "report")
 
 
 class Clocks:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from app.backends.cpu.engine import Engine
 from app.backends.cpu.preprocess import Preprocessor
 from app.backends.cpu.runner import BatchRunner
 from app.backends.cpu.surface import CpuSurface
-from app.errors import ConfigError, EngineError
+from app.errors import ConfigError, EngineError, ModelError, map_errors
 from app.inference.families.identify import decoder_for
 from app.inference.model import resolve_model
 from app.types import Detections, EngineInfo, Frame
@@ -59,7 +60,7 @@ class CpuDetector:
         self._jobs: queue.SimpleQueue[_Job | _Stop] = queue.SimpleQueue()
         self._stops: list[asyncio.Future[None]] | None = None  # None while open
         self._threads = [
-            threading.Thread(target=_work, args=(runner, self._jobs), name=f"detector:{number}", daemon=True)
+            threading.Thread(target=_work, args=(runner, self._jobs), name=f"cpu-detector:{number}", daemon=True)
             for number, runner in enumerate(runners)
         ]
         for thread in self._threads:
@@ -118,10 +119,27 @@ def open_cpu_detector(
     `contexts` and `precision` (fp32 or bf16) fix what would else be chosen. Batches of up to `max_batch` (1..16) are
     accepted whatever batch size is best. Raises `ModelError` and `ConfigError`.
     """
+    return CpuDetector(
+        *open_runners(
+            model, models_dir, max_batch=max_batch, iou=iou, contexts=contexts, precision=precision, tune=tune
+        )
+    )
+
+
+def open_runners(
+    model: str,
+    models_dir: Path,
+    *,
+    max_batch: int,
+    iou: float,
+    contexts: int | None = None,
+    precision: str | None = None,
+    tune: bool = True,
+) -> tuple[EngineInfo, list[BatchRunner]]:
+    """What a detector consists of: one runner for each context. `vidette bench` also runs them without a service."""
     cv2.setNumThreads(1)  # of the whole process: parallel work is one frame per context, not threads inside a frame
     engine = Engine(resolve_model(model, models_dir))
-    choice = _choose(engine, contexts=contexts, precision=precision, max_batch=max_batch, measured=tune)
-    sizes, reason = _safe_sizes(engine, choice)
+    choice, reason = _choose(engine, contexts=contexts, precision=precision, max_batch=max_batch, measured=tune)
     info = EngineInfo(
         model=engine.spec.name,
         sha256=engine.spec.sha256,
@@ -133,57 +151,57 @@ def open_cpu_detector(
         backend="openvino",
         device=engine.device,
         max_batch=max_batch,
-        best_batch=max(sizes),
+        best_batch=choice.batch,
         contexts=choice.plan.streams,
-        capacity_fps=choice.fps_at(max(sizes)),
-        notes=(choice.note(), *([f"frames run one by one: {reason}"] if reason else [])),
+        capacity_fps=choice.fps,
+        notes=(choice.note(), *([f"runs at batch {choice.batch} at most: {reason}"] if reason else [])),
     )
     for note in info.notes:
         log.info("model %s: %s", info.model, note)
-    decoder = decoder_for(engine.spec.family, engine.spec.input_width, engine.spec.input_height)
-    runners = []
-    for _ in range(choice.plan.streams):
-        preprocessor = Preprocessor(engine.spec, max_batch)
-        context = engine.context(choice.plan, sizes, preprocessor.images)
-        runners.append(BatchRunner(context, preprocessor, decoder, iou))
-    return CpuDetector(info, runners)
+    return info, [_runner(engine, choice, max_batch=max_batch, iou=iou) for _ in range(choice.plan.streams)]
+
+
+def _runner(engine: Engine, choice: tuning.Tuning, *, max_batch: int, iou: float) -> BatchRunner:
+    spec = engine.spec
+    preprocessor = Preprocessor(spec, max_batch)
+    context = engine.context(choice.plan, [size for size in _BATCH_SIZES if size <= choice.batch], preprocessor.images)
+    with map_errors({EngineError: ModelError}):
+        for size in context.sizes:  # the first run of each is the slowest, and the one that shows what cannot run
+            context.infer(0, size)
+    return BatchRunner(context, preprocessor, decoder_for(spec.family, spec.input_width, spec.input_height), iou)
 
 
 def _choose(
     engine: Engine, *, contexts: int | None, precision: str | None, max_batch: int, measured: bool
-) -> tuning.Tuning:
+) -> tuple[tuning.Tuning, str | None]:
+    """What to run, and why frames must run one by one if they must."""
     if precision is not None and precision not in engine.precisions:
         raise ConfigError(f"backend.precision: {precision} is not one of {', '.join(engine.precisions)} on this CPU")
     cores = tuning.available_cores()
     precisions = (precision,) if precision else engine.precisions
     streams = (contexts,) if contexts else tuning.stream_counts(cores)
+    reasons = [engine.batch_1_reason] if engine.batch_1_reason else []
     if not measured:
-        return tuning.Tuning(plan=tuning.plan_for(precisions[0], streams[0], cores))
+        return tuning.Tuning(plan=tuning.plan_for(precisions[0], streams[0], cores)), next(iter(reasons), None)
 
-    def measure(plan: tuning.Plan, batch: int) -> float:
-        runs = [engine.context(plan, (batch,)) for _ in range(plan.streams)]
-        return tuning.time_streams(
-            [lambda run=run: run.infer(0, batch) for run in runs], duration_s=_MEASUREMENT_S, clock=time.perf_counter
+    def measure(plan: tuning.Plan, batch: int) -> float | None:
+        if batch > 1 and (reason := engine.mismatch(plan, batch)):
+            reasons.append(reason)
+            return None
+        runs = [partial(engine.context(plan, (batch,)).infer, 0, batch) for _ in range(plan.streams)]
+        return tuning.time_streams(runs, duration_s=_MEASUREMENT_S, clock=time.perf_counter)
+
+    with map_errors({EngineError: ModelError}):
+        choice = tuning.tune(
+            measure,
+            cores=cores,
+            precisions=precisions,
+            streams=streams,
+            max_batch=1 if reasons else max_batch,
+            budget_s=TUNING_BUDGET_S,
+            clock=time.monotonic,
         )
-
-    return tuning.tune(
-        measure,
-        cores=cores,
-        precisions=precisions,
-        streams=streams,
-        max_batch=1 if engine.batch_1_reason else max_batch,
-        budget_s=TUNING_BUDGET_S,
-        clock=time.monotonic,
-    )
-
-
-def _safe_sizes(engine: Engine, choice: tuning.Tuning) -> tuple[tuple[int, ...], str | None]:
-    """The batch sizes to run, checked against single frames, and why there is only 1 when there should be more."""
-    sizes = tuple(size for size in _BATCH_SIZES if size <= choice.batch)
-    for size in sizes[1:]:
-        if reason := engine.mismatch(choice.plan, size):
-            return (1,), reason
-    return sizes, engine.batch_1_reason
+    return choice, next(iter(reasons), None)
 
 
 def _work(runner: BatchRunner, jobs: queue.SimpleQueue[_Job | _Stop]) -> None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from openvino.preprocess import PrePostProcessor
 
-from app.backends.cpu.tuning import Plan
-from app.errors import EngineError, ModelError, map_errors
+from app.backends.cpu.tuning import Plan, available_cores, plan_for
+from app.errors import EngineError, ModelError
 from app.inference.model import ModelSpec
 from app.inference.onnx_batch import batch_mismatch, make_batchable
 from app.inference.onnx_file import load_onnx
@@ -47,9 +47,11 @@ class Context:
         tensor = self._tensors.get((start, size))
         if tensor is None:
             tensor = self._tensors[start, size] = ov.Tensor(self.images[start : start + size], shared_memory=True)
-        with map_errors({RuntimeError: EngineError}):
+        try:
             request.set_input_tensor(tensor)
             results = request.infer(share_outputs=True)
+        except RuntimeError as exc:
+            raise EngineError(f"a batch of {size} could not be inferred: {_reason(exc)}") from exc
         return [results[number] for number in self._outputs]
 
 
@@ -141,9 +143,21 @@ class Engine:
         try:
             yield
         except RuntimeError as exc:
-            # OpenVINO's messages run over many lines; the last ones name the operation and the reason.
-            reason = " ".join(line.strip() for line in str(exc).splitlines() if line.strip())[-300:]
-            raise ModelError(f"model {self.spec.name} cannot be used by OpenVINO: {reason}") from exc
+            raise ModelError(f"model {self.spec.name} cannot be used by OpenVINO: {_reason(exc)}") from exc
+
+
+def check_model(spec: ModelSpec) -> str | None:
+    """Run a model once on random images, alone and in batches of 3 and 16. Blocking, seconds.
+
+    Returns None, or the sentence why the service will run it at batch 1. Raises `ModelError` when it cannot be run.
+    """
+    engine = Engine(spec)
+    plan = plan_for("fp32", 1, available_cores())
+    try:
+        engine.context(plan, (1,)).infer(0, 1)
+    except EngineError as exc:
+        raise ModelError(f"model {spec.name} cannot be run: {exc}") from exc
+    return engine.batch_1_reason or engine.mismatch(plan, 3) or engine.mismatch(plan, 16)
 
 
 def _properties(plan: Plan) -> dict[str, object]:
@@ -159,3 +173,8 @@ def _positions(model: ov.Model, names: Sequence[str]) -> tuple[int, ...]:
     """Where the named outputs are among all outputs of the model."""
     position = {name: number for number, output in enumerate(model.outputs) for name in output.get_names()}
     return tuple(position[name] for name in names)
+
+
+def _reason(exc: RuntimeError) -> str:
+    """The end of one of OpenVINO's messages, on one line: there it names the operation and what is wrong with it."""
+    return " ".join(str(exc).split())[-300:]

@@ -55,11 +55,11 @@ def open_failed(exc: Exception, camera: CameraUrl, *, took_s: float, patience_s:
     return SourceError(code, f"{camera.address} {reason}")
 
 
-def read_failed(exc: Exception, camera: CameraUrl, *, took_s: float, patience_s: float) -> SourceError:
-    """Translate what reading a packet raised after `took_s`, when reading on makes no sense."""
+def read_failed(exc: Exception, camera: CameraUrl, *, silent_s: float, patience_s: float) -> SourceError:
+    """Translate what ended the reading, `silent_s` after the last data came."""
     if _lacks_resources(exc):
         return _no_resources(camera)
-    if took_s >= 0.9 * patience_s:
+    if silent_s >= 0.9 * patience_s:
         return SourceError(SourceErrorCode.READ_TIMEOUT, f"{camera.address} went silent")
     return SourceError(SourceErrorCode.END_OF_STREAM, f"{camera.address} broke the connection")
 

@@ -60,13 +60,14 @@ class PacketReader:
             read_at = self._clock()
             try:
                 for packet in self._stream.container.demux(self._stream.video):
-                    if packet.size:
-                        self._arrived(packet, read_at)
+                    late = packet.size > 0 and self._arrived(packet, read_at)
                     if self._stop.is_set():
                         return
                     yield packet
                     if self._stop.is_set():  # and perhaps closed: FFmpeg must not be asked for another
                         return
+                    if late:
+                        self.check_stall()
                     read_at = self._clock()
             except _SILENCE:
                 # FFmpeg keeps the session and the position, so reading goes on where it was.
@@ -75,10 +76,13 @@ class PacketReader:
             except (av.FFmpegError, MemoryError) as exc:
                 if self._stop.is_set():
                     return
-                took_s = self._clock() - read_at
-                raise read_failed(exc, self._stream.camera, took_s=took_s, patience_s=self._stream.patience_s) from None
+                silent_s = self._clock() - self._packet_at
+                raise read_failed(
+                    exc, self._stream.camera, silent_s=silent_s, patience_s=self._stream.patience_s
+                ) from None
             if not self._stop.is_set():
-                raise SourceError(SourceErrorCode.END_OF_STREAM, f"{self._stream.camera.address} ended the stream")
+                how = "ended the stream" if self._pacer is None else "was played to its end"
+                raise SourceError(SourceErrorCode.END_OF_STREAM, f"{self._stream.camera.address} {how}")
 
     def media_s(self, packet: VideoPacket) -> float | None:
         """The packet's place in decoding order on the stream's own clock; None for the first packets of a camera."""
@@ -101,17 +105,19 @@ class PacketReader:
             SourceErrorCode.READ_TIMEOUT, f"{address} sent no video for {self._stall_timeout_s:g} seconds"
         )
 
-    def _arrived(self, packet: VideoPacket, read_at: float) -> None:
+    def _arrived(self, packet: VideoPacket, read_at: float) -> bool:
+        """Date a packet. True when it comes from before a silence: FFmpeg's parser held it until a read timed out."""
         media_s = self.media_s(packet)
         at = self._clock()
-        # After a silence comes what FFmpeg's parser still held: data that is as old as the silence.
-        self._packet_at = read_at if at - read_at >= 0.9 * self._stream.patience_s else at
+        late = self._pacer is None and at - read_at >= 0.9 * self._stream.patience_s
+        self._packet_at = read_at if late else at
         if media_s is not None and self._pacer is not None:
             self._stop.wait(self._pacer.delay_s(media_s, at))
             at = self._clock()
         elif media_s is not None:
-            self.lag.observe(media_s, at)
+            self.lag.observe(media_s, self._packet_at)
         packet.opaque = date_packet(at=at, utc=self._wall_clock(), lag_s=self.lag.lag_s, sender_utc=_sender_utc(packet))
+        return late
 
 
 def _sender_utc(packet: VideoPacket) -> float | None:

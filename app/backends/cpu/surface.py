@@ -27,8 +27,8 @@ _MATRICES: dict[int, ColorMatrix] = {1: "bt709", 9: "bt2020", 10: "bt2020"}
 class YuvPlanes:
     """Views of a frame's planes, never copies: u8[height, width], chroma subsampled as the stream has it.
 
-    Rows are `strides[0]` bytes apart, which is more than the width when the decoder pads its lines. The views keep
-    the pixels alive, so they outlive `CpuSurface.release`.
+    Lines may be padded, so rows need not be contiguous. The views keep the pixels alive: they outlive
+    `CpuSurface.release`.
     """
 
     y: Plane
@@ -99,7 +99,7 @@ class CpuSurface:
     def to_bgr(self) -> BgrImage:
         """Copy the picture out as u8[height, width, 3] BGR. Blocking, 0.5 ms for 720p."""
         if self._image is not None:
-            return self._image.copy()
+            return np.array(self._image)
         if self._frame is None:
             raise ValueError("the surface was released, its pixels are gone")
         # threads=1: swscale's default is one thread per core for every single frame.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import statistics
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 MAX_BATCH_DURATION_S = 0.05
 _BATCHES = (2, 4, 8, 16)
@@ -47,12 +47,9 @@ class Tuning:
 
     plan: Plan
     batch: int = 1
+    fps: float | None = None  # inference alone
     rows: tuple[Measurement, ...] = ()
     complete: bool = True  # False: time ran out, and what was not measured was not considered
-
-    def fps_at(self, batch: int) -> float | None:
-        """Measured frames a second of the chosen plan at a batch size; inference alone."""
-        return next((row.fps for row in self.rows if row.plan == self.plan and row.batch == batch), None)
 
     def note(self) -> str:
         """One sentence for people."""
@@ -63,8 +60,8 @@ class Tuning:
         return f"{self.plan}, batch {self.batch} chosen by measuring ({rows}{hurry})"
 
 
-# Seconds that one batch of this size takes under this plan, all streams busy.
-Measure = Callable[[Plan, int], float]
+# Seconds that one batch of this size takes under this plan, all streams busy; None when it must not be used.
+Measure: TypeAlias = Callable[[Plan, int], float | None]
 
 
 def plan_for(precision: str, streams: int, cores: int) -> Plan:
@@ -89,31 +86,35 @@ def tune(
 ) -> Tuning:
     """Measure precision first, then streams, then batch, each with the best of what came before.
 
-    `precisions` and `streams` come likeliest first and hold at least one value; `max_batch` is 1 when a batch is not
-    safe. Stops after `budget_s`, one measurement late at worst.
+    `precisions` and `streams` come likeliest first and hold at least one value. `measure` must know every plan at
+    batch 1. Stops after `budget_s`, one measurement late at worst.
     """
     ends_at = clock() + budget_s
     rows: list[Measurement] = []
 
-    def tried(plans: Sequence[Plan], batch: int) -> bool:
-        for plan in plans:
-            if rows and clock() >= ends_at:
-                return False
-            rows.append(Measurement(plan=plan, batch=batch, duration_s=measure(plan, batch)))
+    def measured(plan: Plan, batch: int) -> bool:
+        if rows and clock() >= ends_at:
+            return False
+        duration_s = measure(plan, batch)
+        if duration_s is not None:
+            rows.append(Measurement(plan=plan, batch=batch, duration_s=duration_s))
         return True
 
-    complete = tried([plan_for(precision, streams[0], cores) for precision in precisions], 1)
+    complete = all(measured(plan_for(precision, streams[0], cores), 1) for precision in precisions)
     precision = best_plan(rows).precision
-    complete = complete and tried([plan_for(precision, count, cores) for count in streams[1:]], 1)
+    complete &= all(measured(plan_for(precision, count, cores), 1) for count in streams[1:])
     plan = best_plan(rows)
     single_s = next(row.duration_s for row in rows if row.plan == plan)
     for batch in _BATCHES:
         # A batch saves a fifth at the very best, so what is far over the limit need not be tried.
         if batch > max_batch or 0.8 * batch * single_s > MAX_BATCH_DURATION_S:
             break
-        complete = complete and tried([plan], batch)
+        before = len(rows)
+        complete &= measured(plan, batch)
+        if len(rows) == before:
+            break
     best = best_batch([row for row in rows if row.plan == plan])
-    return Tuning(plan=plan, batch=best.batch, rows=tuple(rows), complete=complete)
+    return Tuning(plan=plan, batch=best.batch, fps=best.fps, rows=tuple(rows), complete=complete)
 
 
 def best_plan(rows: Sequence[Measurement]) -> Plan:
@@ -136,9 +137,10 @@ def best_batch(rows: Sequence[Measurement]) -> Measurement:
 
 
 def time_streams(run: Sequence[Callable[[], object]], *, duration_s: float, clock: Callable[[], float]) -> float:
-    """Call each function over and over in a thread of its own; the median seconds of a call. Blocking.
+    """Call each function over and over in a thread of its own; seconds that a call takes. Blocking.
 
-    Every function is called once to warm up and at least once more. What a function raises is raised here.
+    Every function is called once to warm up and at least once more. Of all calls the lower quartile counts: what else
+    the machine does at start-up only ever adds. What a function raises is raised here.
     """
     start = threading.Barrier(len(run))
     took: list[float] = []
@@ -170,7 +172,7 @@ def time_streams(run: Sequence[Callable[[], object]], *, duration_s: float, cloc
         thread.join()
     if failed:
         raise failed[0]
-    return statistics.median(took)
+    return sorted(took)[len(took) // 4]
 
 
 def available_cores(cpu_max: Path = _CGROUP_CPU_MAX) -> int:

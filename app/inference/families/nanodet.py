@@ -18,7 +18,8 @@ class NanoDet:
 
     Either one pair of tensors per stride, all class tensors first, or a single f32[cells, classes + 32]. A distance
     is the mean of softmax(logits) in strides; a cell's centre is x * s + 0.5 (s - 1), or x * s in NanoDet-Plus, which
-    is told by its fourth stride. Source: Generalized Focal Loss, arXiv:2006.04388, and the NanoDet code's priors.
+    is told by its fourth stride. The classes are independent: a cell gives a candidate for each that reaches the
+    score. Source: Generalized Focal Loss, arXiv:2006.04388, and the priors in NanoDet's heads.
     """
 
     needs_nms = True
@@ -31,15 +32,15 @@ class NanoDet:
 
     def decode(self, outputs: Sequence[FloatArray], min_score: float) -> Candidates:
         class_scores, logits = _join(outputs)
-        class_ids = class_scores.argmax(axis=1)
-        best = class_scores[np.arange(len(class_ids)), class_ids]
-        rows = np.flatnonzero(best >= min_score)
+        cells = np.flatnonzero(class_scores.max(axis=1) >= min_score)
+        which, class_ids = np.nonzero(class_scores[cells] >= min_score)
+        rows = cells[which]
         sides = _mean_bin(logits[rows].reshape(-1, 4, BINS)) * self._strides[rows]
         centres = self._centres[rows]
         return Candidates(
             boxes=np.concatenate((centres - sides[:, :2], centres + sides[:, 2:]), axis=1),
-            scores=best[rows],
-            class_ids=class_ids[rows].astype(np.int32),
+            scores=class_scores[rows, class_ids],
+            class_ids=class_ids.astype(np.int32),
         )
 
 

@@ -45,19 +45,24 @@ class YoloV5:
 
 
 class YoloV8:
-    """f32[4 + classes, anchors]: cx cy w h in input pixels, class scores; no objectness. Also YOLOv9 and YOLO11."""
+    """f32[4 + classes, anchors]: cx cy w h in input pixels, class scores; no objectness. Also YOLOv9 and YOLO11.
+
+    The classes are independent sigmoids, so an anchor gives one candidate for each class that reaches the score, as
+    in the validation that the published AP comes from: whoever filters for trucks does not lose the one that looked
+    a little more like a car.
+    """
 
     needs_nms = True
 
     def decode(self, outputs: Sequence[FloatArray], min_score: float) -> Candidates:
         output = outputs[0]
-        best = output[4:].max(axis=0)
-        columns = np.flatnonzero(best >= min_score)
-        found = output[:, columns]
+        anchors = np.flatnonzero(output[4:].max(axis=0) >= min_score)
+        found = output[:, anchors]
+        class_ids, which = np.nonzero(found[4:] >= min_score)
         return Candidates(
-            boxes=corners(found[:2].T, found[2:4].T),
-            scores=best[columns],
-            class_ids=found[4:].argmax(axis=0).astype(np.int32),
+            boxes=corners(found[:2, which].T, found[2:4, which].T),
+            scores=found[4 + class_ids, which],
+            class_ids=class_ids.astype(np.int32),
         )
 
 

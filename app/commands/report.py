@@ -1,0 +1,168 @@
+"""A benchmark's result, as JSON and as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from app.commands.columns import in_columns
+from app.commands.figures import LimitRun, Usage
+from app.commands.machine import Machine
+from app.commands.observation import STAGES, LedgerCheck, ServiceFigures
+from app.types import EngineInfo
+
+VERSION = 1
+DEFINITIONS = {
+    "decoded_fps": "frames that came out of the decoders, of all cameras",
+    "inferred_fps": "frames whose result was published, of all cameras",
+    "latency_ms.total": "from the read of the packet that carries a frame to its result's message",
+    "latency_ms.decode": "in the decoder",
+    "latency_ms.queue": "from the decoder's output to the batch",
+    "latency_ms.preprocess": "scaling and colour of the whole batch; a batch's frames share this and the next two",
+    "latency_ms.infer": "in the engine",
+    "latency_ms.postprocess": "boxes, scores and suppression",
+    "latency_ms.rest": "total less the above: hand-over between threads, order, and H.264's and H.265's parsers, "
+    "which see a picture's end by the beginning of the next",
+    "cpu_ms_per_frame": "CPU time of this process, with all decoding, per inferred frame",
+    "usage": "cores in use, in CPU seconds a second; limit.runs have no simulator",
+    "limit.fps": "inferred frames a second of a closed loop of the same decoders and execution contexts without "
+    "the service, as long before as after it: a thread a camera decodes the clip from a file at the cameras' rate, a "
+    "thread a context preprocesses, infers and postprocesses batches of the newest pictures without a pause; mean",
+    "limit.budget_fps": "(cores - decoded_fps x decode_cpu) / infer_cpu: if no core ever waited",
+    "ratio": "inferred_fps / limit.fps; it says something of the service only when saturated",
+    "saturated": "the cameras delivered more than the limit",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything that one run of the benchmark found."""
+
+    cameras: int
+    clip: str
+    camera_fps: float  # that each camera sends
+    batching: Mapping[str, float]
+    machine: Machine
+    engine: EngineInfo
+    service: ServiceFigures
+    ledger: LedgerCheck
+    limit_runs: tuple[LimitRun, ...]
+    limit_fps: float
+    budget_fps: float
+
+    @property
+    def ratio(self) -> float:
+        return self.service.inferred_fps / self.limit_fps
+
+    @property
+    def saturated(self) -> bool:
+        return self.service.decoded_fps > self.limit_fps
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """What `--json` and `--out` give. Numbers that were not measured are null."""
+    engine = asdict(report.engine)
+    del engine["classes"]
+    whole: dict[str, Any] = {
+        "version": VERSION,
+        "machine": asdict(report.machine),
+        "load": {"cameras": report.cameras, "clip": report.clip, "fps": report.camera_fps, **report.batching},
+        "engine": engine,
+        "service": asdict(report.service),
+        "ledger": asdict(report.ledger),
+        "limit": {
+            "fps": report.limit_fps,
+            "budget_fps": report.budget_fps,
+            "runs": [asdict(run) for run in report.limit_runs],
+        },
+        "ratio": report.ratio,
+        "saturated": report.saturated,
+        "definitions": DEFINITIONS,
+    }
+    rounded: dict[str, Any] = _rounded(whole)
+    return rounded
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def as_text(report: Report) -> str:
+    """What a person wants to see first."""
+    service, machine = report.service, report.machine
+    share = service.camera_fps
+    rates = f"{share.min:.2f} / {share.mean:.2f} / {share.max:.2f} fps (min, mean, max)"
+    lines = [
+        ("machine", f"{machine.cpu}, {machine.cores} cores, {machine.python}, commit {machine.commit or 'unknown'}"),
+        ("engine", _engine(report.engine)),
+        ("load", _load(report)),
+        ("inferred", f"{service.inferred_fps:.1f} fps in {service.seconds:.1f} s"),
+        ("per camera", f"{rates}, fairness {share.jain:.4f}"),
+        ("CPU", f"{service.cpu_ms_per_frame:.2f} ms per inferred frame; {_usage(service.usage, machine.cores)}"),
+        ("dropped", _counts(service.dropped)),
+        ("batches", _counts({f"of {size}": count for size, count in service.batch_sizes.items()})),
+        ("ledger", _ledger(report.ledger)),
+        ("memory", f"{_mib(service.rss_start_bytes)} at the start, {_mib(service.rss_end_bytes)} at the end"),
+        *_limit(report),
+        ("ratio", _ratio(report)),
+    ]
+    return f"{in_columns(lines)}\n\n{_latencies(service)}"
+
+
+def _engine(info: EngineInfo) -> str:
+    what = f"{info.model} {info.input_width}x{info.input_height} {info.precision} on {info.backend}"
+    return f"{what}, {info.contexts} contexts, batches up to {info.best_batch}"
+
+
+def _load(report: Report) -> str:
+    service = report.service
+    what = f"{report.cameras} cameras, {service.codec} {service.width}x{service.height}, {report.camera_fps:g} fps"
+    return f"{what}; {service.decoded_fps:.1f} fps decoded"
+
+
+def _limit(report: Report) -> list[tuple[str, str]]:
+    runs = report.limit_runs
+    each = ", ".join(f"{run.inferred_fps:.1f}" for run in runs)
+    cost = f"{runs[-1].decode_cpu_ms:.2f} ms per decoded frame, {runs[-1].infer_cpu_ms:.2f} ms per inferred frame"
+    return [
+        ("limit", f"{report.limit_fps:.1f} fps ({each}) without the service; {report.budget_fps:.1f} by CPU time"),
+        ("", f"{_usage(runs[-1].usage, report.machine.cores)}; {cost}"),
+    ]
+
+
+def _latencies(service: ServiceFigures) -> str:
+    lines = [("ms", "p50", "p95", "p99")]
+    for stage in ("total", *STAGES, "rest"):
+        of = service.latency_ms[stage]
+        lines.append((stage, f"{of.p50:.1f}", f"{of.p95:.1f}", f"{of.p99:.1f}"))
+    return in_columns(lines, right=(1, 2, 3))
+
+
+def _ratio(report: Report) -> str:
+    if report.saturated:
+        return f"{report.ratio:.3f} of the limit"
+    return f"{report.ratio:.3f} of the limit, which the cameras do not reach: more of them would tell what is lost"
+
+
+def _ledger(check: LedgerCheck) -> str:
+    sums = f"{check.decoded} decoded = {check.published} published + {_counts(check.dropped)} dropped"
+    return f"{'holds' if check.holds else 'BROKEN'}: {sums} + {check.in_flight_after_stop} in flight"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "none"
+
+
+def _usage(usage: Usage, cores: int) -> str:
+    others = "" if usage.others is None else f", {usage.others:.2f} by others"
+    return f"{usage.process:.2f} of {cores} cores used, {usage.simulator:.2f} by the simulator{others}"
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.0f} MiB"
