@@ -53,8 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
 def settings_from(arguments: argparse.Namespace, **defaults: Any) -> Settings:
     """The settings that a command line gives; `defaults` are nested values that it may override."""
     overrides: dict[str, Any] = {}
-    for key, value in {**defaults, **vars(arguments)}.items():
-        if not key.startswith("set:") or value is None:
+    given = {key: value for key, value in vars(arguments).items() if value is not None}
+    for key, value in {**defaults, **given}.items():
+        if not key.startswith("set:"):
             continue
         *path, leaf = key.removeprefix("set:").split(".")
         section = overrides

@@ -31,11 +31,13 @@ def create_app(
     backend: Backend[Any] | None = None,
     *,
     on_fatal: Callable[[], None] = _end_process,
+    stand_still_s: float = stream.STAND_STILL_S,
 ) -> FastAPI:
     """Build the application. `backend` replaces the one that the settings would choose.
 
     When the running service breaks, the error is kept in `app.state.service.fatal` and `on_fatal` is called, by
-    default a SIGTERM to ourselves: a crash then closes as cleanly as a stop.
+    default a SIGTERM to ourselves: a crash then closes as cleanly as a stop. A WebSocket client that takes nothing for
+    `stand_still_s` is closed.
     """
     settings = settings or load_settings()
     choice = (
@@ -59,6 +61,7 @@ def create_app(
         responses={"default": {"description": "a problem document", "model": Problem}},
     )
     app.state.service = service
+    app.state.stand_still_s = stand_still_s
     app.state.metrics = Metrics(lambda: service.running_parts)
     app.add_middleware(Guard)
     problems.install(app)

@@ -106,7 +106,7 @@ def _frame_metrics(cameras: Iterable[Camera[Any]]) -> Iterator[Metric]:
         published.add_metric([name], counts.published)
         for reason, count in counts.dropped.items():
             dropped.add_metric([name, reason], count)
-        for label, count in lane.found.items():
+        for label, count in dict(lane.found).items():  # a copy: the event loop adds labels meanwhile
             found.add_metric([name, label], count)
         buckets, total = lane.latency.cumulative()
         latency.add_metric([name], buckets, total)
@@ -123,7 +123,8 @@ def _stage_metrics(hub: ResultHub[Any]) -> Iterator[Metric]:
 
 def _batch_metrics(stats: BatcherStats) -> Iterator[Metric]:
     buckets = [
-        (str(bound), float(sum(n for size, n in stats.batch_sizes.items() if size <= bound))) for bound in BATCH_BOUNDS
+        (str(float(bound)), float(sum(n for size, n in stats.batch_sizes.items() if size <= bound)))
+        for bound in BATCH_BOUNDS
     ]
     buckets.append(("+Inf", float(sum(stats.batch_sizes.values()))))
     sizes = HistogramMetricFamily("vidette_batch_size", "Frames in a batch.")

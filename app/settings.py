@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -26,6 +26,16 @@ ENV_PREFIX = "VIDETTE_"
 SECRETS_DIR = Path("/run/secrets")
 # Variables that start with our prefix and are not settings: the configuration file, and the test assets' folder.
 NOT_SETTINGS = frozenset({"VIDETTE_CONFIG", "VIDETTE_ASSETS"})
+# Parts of a pydantic error's place that name no field of ours.
+NOISE = frozenset({"body", "query", "path", "int", "constrained-int", "literal['auto']"})
+PLAIN_WORDS = {
+    "extra_forbidden": "unknown key",
+    "missing": "must be given",
+    "json_invalid": "must be valid JSON",
+    "dict_type": "must be a mapping of names to values",
+    "model_type": "must be a mapping of names to values",
+    "model_attributes_type": "must be a mapping of names to values",
+}
 
 
 class _Section(BaseModel):
@@ -55,6 +65,12 @@ class BatchingSettings(_Section):
     max_size: int = Field(16, ge=1, le=16, description="most frames in a batch; unset: measured at start")
     max_delay_ms: float = Field(0, ge=0, le=1000, description="longest wait for a fuller batch, in milliseconds")
     max_age_ms: float = Field(500, ge=10, le=60000, description="an older frame is dropped, not inferred; milliseconds")
+
+    @model_validator(mode="after")
+    def _leaves_time_to_infer(self) -> BatchingSettings:
+        if self.max_delay_ms >= self.max_age_ms:
+            raise ValueError("max_delay_ms must be less than max_age_ms, or every frame that waits it out is too old")
+        return self
 
 
 class HistorySettings(_Section):
@@ -144,7 +160,7 @@ def load_settings(
     environ = os.environ if environ is None else environ
     _refuse_unknown_variables(environ)
     config = config or (Path(environ["VIDETTE_CONFIG"]) if environ.get("VIDETTE_CONFIG") else _default_config())
-    _FileSource.values = read_yaml(config) if config else {}
+    _FileSource.values = _without_empty_sections(read_yaml(config)) if config else {}
     try:
         settings = Settings(_secrets_dir=secrets_dir if secrets_dir.is_dir() else None, **dict(overrides or {}))
     except ValidationError as exc:
@@ -181,7 +197,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: the configuration must be a mapping of keys to values")
-    return data
+    return {str(key): value for key, value in data.items()}  # YAML reads `on:` and `1:` as other things than text
+
+
+def _without_empty_sections(values: dict[str, Any]) -> dict[str, Any]:
+    # A section whose every line is commented out reads as null, and means nothing.
+    sections = {key.partition(".")[0] for key, _ in leaves() if "." in key}
+    return {key: value for key, value in values.items() if value is not None or key not in sections}
 
 
 def sentences(exc: ValidationError, *, prefix: str = "") -> list[str]:
@@ -192,18 +214,19 @@ def sentences(exc: ValidationError, *, prefix: str = "") -> list[str]:
 def field_errors(errors: Sequence[Any]) -> Iterator[tuple[str, str]]:
     """(dotted field, message) of each pydantic error. A message never repeats a secret's value."""
     for error in errors:
-        place = [part for part in error["loc"] if part not in ("body", "query", "path", "int", "literal['auto']")]
-        field = ".".join(str(part) for part in place) or "body"
         kind, message = error["type"], str(error["msg"])
-        if kind == "extra_forbidden":
-            message = "unknown key"
-        elif kind == "missing":
-            message = "must be given"
+        place = [str(part) for part in error["loc"] if part not in NOISE]
+        field = ".".join(place if kind != "json_invalid" else []) or "body"
+        if kind in PLAIN_WORDS:
+            message = PLAIN_WORDS[kind]
+        elif kind == "too_long" and isinstance(error.get("input"), str):
+            message = f"must be at most {error['ctx']['max_length']} characters long"
         elif kind == "value_error":
             message = message.removeprefix("Value error, ")
         else:
             message = message[:1].lower() + message[1:]
-            secretive = any(word in field for word in ("password", "token", "url"))
+            # A body that is only text may be a URL with a password in it.
+            secretive = field == "body" or any(word in field for word in ("password", "token", "url"))
             if isinstance(error.get("input"), (int, float, str)) and not secretive:
                 message += f", not {str(error['input'])[:80]!r}"
         yield field, message

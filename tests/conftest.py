@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import traceback
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar
 
 import blockbuster.blockbuster
 import pytest
 from blockbuster import BlockBuster, BlockingError
 from hypothesis import HealthCheck, settings
 
+import app
 from app.backends.base import Backend
-from tests.support.app import RunningApp, make_settings, running_app
+from tests.support.app import RunningApp, StartApp, make_settings, running_app
 
 # Derandomized: a red example is red again for everybody; no example database is written into the checkout.
 settings.register_profile(
@@ -33,13 +36,14 @@ THREAD_GRACE_S = 5.0
 POOLS = ("asyncio_", "AnyIO worker")
 OURS = ("camera:", "store", "cpu")
 
-StartApp: TypeAlias = Callable[..., Awaitable[RunningApp]]
+_APP = str(Path(app.__file__).parent)
+_MACHINERY = (__file__, blockbuster.blockbuster.__file__)
 
 
 class _Noted(BlockingError):
     """Kept in a list, so that a supervisor's `except Exception` cannot hide it."""
 
-    seen: list[str] = []
+    seen: ClassVar[list[str]] = []
 
     def __init__(self, func: str) -> None:
         super().__init__(func)
@@ -47,10 +51,10 @@ class _Noted(BlockingError):
 
 
 def _caller() -> str:
-    import traceback
-
-    ours = [frame for frame in traceback.extract_stack() if "/app/" in frame.filename]
-    return f"{ours[-1].filename}:{ours[-1].lineno}" if ours else "?"
+    """The line of `app` that blocked, and the line that it called for it."""
+    frames = [each for each in traceback.extract_stack() if each.filename not in _MACHINERY]
+    ours = [each for each in frames if each.filename.startswith(_APP)]
+    return " by ".join(f"{each.filename}:{each.lineno}" for each in (*ours[-1:], frames[-1]))
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +63,9 @@ def _blockbuster() -> BlockBuster:
     # A log line is written where it is made, to stderr in production and to pytest's own handlers here.
     for function in ("io.TextIOWrapper.write", "io.BufferedWriter.write", "os.write"):
         watch.functions[function].can_block_in("logging/__init__.py", {"emit", "flush"})
+    # FastAPI looks up where a route is written, once for each route, to name it in error messages.
+    for blocking in watch.functions.values():
+        blocking.can_block_in("fastapi/routing.py", {"_extract_endpoint_context"})
     return watch
 
 
@@ -122,3 +129,16 @@ async def start_app(data_dir: Path) -> AsyncIterator[StartApp]:
 async def running(start_app: StartApp) -> RunningApp:
     """The application with default settings and no camera."""
     return await start_app()
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """For tests that configure logging: its handlers and levels are gone afterwards."""
+    names = ["", *logging.root.manager.loggerDict]
+    loggers = [logging.getLogger(name) for name in names]
+    kept = [(each, each.level, list(each.handlers), each.propagate) for each in loggers]
+    yield
+    for each, level, handlers, propagate in kept:
+        each.setLevel(level)
+        each.handlers[:] = handlers
+        each.propagate = propagate

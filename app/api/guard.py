@@ -38,7 +38,7 @@ class Guard:
             await refusal(scope, receive, send)
             return
         length = headers.get("content-length", "0")
-        if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
+        if length.isascii() and length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
             await _too_large()(scope, receive, send)
             return
         await self._limited(scope, receive, send)
@@ -70,7 +70,13 @@ class Guard:
 def foreign_origin(headers: Headers) -> bool:
     """Whether a browser says that a page of another site asks."""
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+    if origin is None:
+        return False
+    try:
+        place = urlsplit(origin).netloc.lower()
+    except ValueError:  # no page of ours has such an origin
+        return True
+    return place != headers.get("host", "").lower()
 
 
 def _too_large() -> ASGIApp:

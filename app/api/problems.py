@@ -75,6 +75,8 @@ def install(app: FastAPI) -> None:
 
     async def http_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
+        if exc.status_code == 400:  # FastAPI could not read the body: nested too deep, or not even text
+            return invalid([("body", "cannot be read as JSON")])
         code = HTTP_CODES.get(exc.status_code, "invalid_request")
         response = problem(exc.status_code, code, str(exc.detail))
         response.headers.update(exc.headers or {})

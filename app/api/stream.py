@@ -121,9 +121,11 @@ async def detections(socket: WebSocket) -> None:
 
 async def _serve(socket: WebSocket, subscription: Subscription, parts: Parts, form: Format) -> tuple[int | None, str]:
     """Send until something ends it; the code to close with, None when the client is gone already."""
-    hub = parts.hub
+    hub, stand_still_s = parts.hub, socket.app.state.stand_still_s
     hello = encode(hello_message([camera.settings.id for camera in parts.registry.cameras()]), form)
-    sending = asyncio.create_task(_send(socket, subscription, hub, form, hello), name="ws:send")
+    sending = asyncio.create_task(
+        _send(socket, subscription, hub, form, hello, stand_still_s=stand_still_s), name="ws:send"
+    )
     leaving = asyncio.create_task(_until_gone(socket), name="ws:receive")
     closing = asyncio.create_task(hub.closing.wait(), name="ws:closing")
     tasks: list[asyncio.Task[Any]] = [sending, leaving, closing]
@@ -139,15 +141,23 @@ async def _serve(socket: WebSocket, subscription: Subscription, parts: Parts, fo
         return GOING_AWAY, "the service is stopping"
     error = sending.exception()
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        logger.warning("a WebSocket client took nothing for %g s and is closed", STAND_STILL_S)
-        return TRY_AGAIN_LATER, f"nothing was taken for {STAND_STILL_S:g} s"
+        logger.warning("a WebSocket client took nothing for %g s and is closed", stand_still_s)
+        return TRY_AGAIN_LATER, f"nothing was taken for {stand_still_s:g} s"
     if error is not None and not isinstance(error, WebSocketDisconnect):
         logger.error("a WebSocket client is closed", exc_info=error)
         return 1011, "the service failed to send"
     return None, ""
 
 
-async def _send(socket: WebSocket, subscription: Subscription, hub: ResultHub[Any], form: Format, hello: bytes) -> None:
+async def _send(
+    socket: WebSocket,
+    subscription: Subscription,
+    hub: ResultHub[Any],
+    form: Format,
+    hello: bytes,
+    *,
+    stand_still_s: float,
+) -> None:
     data = hello
     while True:
         message: dict[str, Any] = {"type": "websocket.send"}
@@ -155,7 +165,7 @@ async def _send(socket: WebSocket, subscription: Subscription, hub: ResultHub[An
             message["text"] = data.decode()
         else:
             message["bytes"] = data
-        await asyncio.wait_for(socket.send(message), STAND_STILL_S)
+        await asyncio.wait_for(socket.send(message), stand_still_s)
         hub.messages_sent += 1
         data = await subscription.next()
 

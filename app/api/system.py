@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from typing import Annotated, Literal
+from typing import Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field
 
 from app import __version__
 from app.api.common import PartsDep, ServiceDep, problems
 from app.cameras.capacity import LEAST_FPS, refusal, room_for
 from app.cameras.doctor import diagnose
-from app.cameras.settings import Text, Url
+from app.cameras.settings import Password, Url, Username
 from app.results.wire import utc_text
 
 router = APIRouter(prefix="/api/v1", tags=["system"])
@@ -110,8 +110,8 @@ class DiagnoseBody(BaseModel):
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
     url: Url
-    username: Annotated[Text, Field(max_length=256)] | None = None
-    password: SecretStr | None = Field(None, max_length=256)
+    username: Username | None = None
+    password: Password | None = None
     transport: Literal["auto", "tcp", "udp"] = "auto"
     timeout_s: float = Field(15, ge=1, le=60, allow_inf_nan=False)
 
@@ -162,7 +162,8 @@ async def system(service: ServiceDep) -> SystemView:
 async def diagnose_camera(body: DiagnoseBody, service: ServiceDep) -> DiagnosisView:
     """Go the whole way from a camera's name to its first picture, and say where the way ends."""
     parts = service.parts
-    request = parts.registry.unregistered(
+    request = await asyncio.to_thread(
+        parts.registry.unregistered,
         url=body.url,
         username=body.username,
         password=None if body.password is None else body.password.get_secret_value(),

@@ -18,7 +18,7 @@ from app.cameras.settings import CameraRegistration, CameraSettings, free_id
 from app.cameras.source import FrameSource, SourceRequest
 from app.cameras.store import CameraStore
 from app.cameras.urls import CameraUrl, check_credentials, parse_camera_url
-from app.errors import CameraExists, CameraNotFound, InvalidField
+from app.errors import CameraExists, CameraNotFound, InvalidField, NotReady
 from app.logs import forget_secret, register_secret
 from app.settings import Settings
 from app.types import S
@@ -55,6 +55,7 @@ class Registry(Generic[S]):
         self._cameras: dict[str, Camera[S]] = {}
         self._leaving: set[Camera[S]] = set()
         self._changing = asyncio.Lock()
+        self._closed = False
         self._loop = asyncio.get_running_loop()
 
     # Reading
@@ -84,8 +85,7 @@ class Registry(Generic[S]):
         async with self._changing:
             if registration.id is not None and registration.id in self._cameras:
                 raise CameraExists(registration.id)
-            settings = self._resolved(registration.model_dump(exclude_unset=True))
-            await self._store.put(settings)
+            settings = await self._stored(registration.model_dump(exclude_unset=True))
             return self._start(settings)
 
     async def replace(self, camera_id: str, fields: Mapping[str, Any]) -> Camera[S]:
@@ -119,6 +119,7 @@ class Registry(Generic[S]):
 
     async def close(self) -> None:
         """Stop every camera and wait, bounded, for their threads; those that hang are counted and abandoned."""
+        self._closed = True
         cameras = [*self._cameras.values(), *self._leaving]
         for camera in cameras:
             camera.stop()
@@ -135,10 +136,10 @@ class Registry(Generic[S]):
     def unregistered(
         self, *, url: str, username: str | None, password: str | None, transport: Literal["auto", "tcp", "udp"]
     ) -> SourceRequest:
-        """The request for a camera that is only to be looked at. Raises `InvalidField` as `add` does."""
+        """A request for a camera that is only to be looked at. Blocking. Raises `InvalidField` as `add` does."""
         parsed = self._parsed(url)
-        if parsed.username is not None:
-            username, password = parsed.username, parsed.password
+        username = username if parsed.username is None else parsed.username
+        password = password if parsed.password is None else parsed.password
         with _field_errors():
             check_credentials(username, password)
         return SourceRequest(
@@ -184,12 +185,19 @@ class Registry(Generic[S]):
     # Inside
 
     async def _change(self, camera: Camera[S], fields: Mapping[str, Any]) -> Camera[S]:
-        settings = self._resolved(fields)
-        await self._store.put(settings)
+        settings = await self._stored(fields)
         register_secret(self._password(settings))
         forget_secret(self._password(camera.settings))
         camera.apply(settings)
         return camera
+
+    async def _stored(self, fields: Mapping[str, Any]) -> CameraSettings:
+        """Check the fields and write them to disk."""
+        settings = await asyncio.to_thread(self._resolved, fields)  # a file's URL is looked up on disk
+        await self._store.put(settings)
+        if self._closed:  # a thread that starts now would outlive us; the camera starts with the next process
+            raise NotReady("the service is stopping")
+        return settings
 
     def _start(self, settings: CameraSettings) -> Camera[S]:
         register_secret(self._password(settings))
@@ -205,8 +213,9 @@ class Registry(Generic[S]):
         fields["url"] = url.url
         if url.username is not None:
             fields["username"] = url.username
-            fields["password"] = None if url.password is None else SecretStr(url.password)
-        fields["name"] = fields.get("name") or fields.get("id") or url.host or "camera"
+        if url.password is not None:  # a URL with a name alone says nothing of the password
+            fields["password"] = SecretStr(url.password)
+        fields["name"] = fields.get("name") or fields.get("id") or url.host[:128] or "camera"
         fields["id"] = fields.get("id") or free_id(fields["name"], self._cameras)
         settings = CameraSettings.model_validate(fields)
         unknown = sorted(set(settings.classes or ()) - set(self._classes))

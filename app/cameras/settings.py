@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Collection
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 ID_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 CameraId: TypeAlias = Annotated[str, Field(pattern=ID_PATTERN)]
@@ -19,10 +19,20 @@ def _without_control_characters(text: str) -> str:
     return text
 
 
-Text: TypeAlias = Annotated[str, AfterValidator(_without_control_characters)]
+# The length comes before it, so that its message speaks of characters.
+_Clean = AfterValidator(_without_control_characters)
+Text: TypeAlias = Annotated[str, _Clean]
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=128), _Clean]
+Username: TypeAlias = Annotated[str, Field(max_length=256), _Clean]
+Url: TypeAlias = Annotated[str, Field(min_length=1, max_length=2048, description="rtsp://, rtsps:// or file:"), _Clean]
 
 
-Url: TypeAlias = Annotated[Text, Field(min_length=1, max_length=2048, description="rtsp://, rtsps:// or file:")]
+def _unstripped(value: object) -> object:
+    return SecretStr(value) if isinstance(value, str) else value
+
+
+# Spaces around other text are slips of the hand and are stripped; a password's are part of it.
+Password: TypeAlias = Annotated[SecretStr, BeforeValidator(_unstripped), Field(max_length=256)]
 
 
 class CameraOptions(BaseModel):
@@ -30,9 +40,9 @@ class CameraOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
-    name: Annotated[Text, Field(min_length=1, max_length=128)] | None = None
-    username: Annotated[Text, Field(max_length=256)] | None = None
-    password: SecretStr | None = Field(None, max_length=256)
+    name: Name | None = None
+    username: Username | None = None
+    password: Password | None = None
     enabled: bool = True
     transport: Literal["auto", "tcp", "udp"] = "auto"
     max_fps: Annotated[float, Field(gt=0, le=240, allow_inf_nan=False)] | None = None
@@ -61,7 +71,7 @@ class CameraSettings(CameraOptions):
 
     id: CameraId
     url: Url
-    name: Annotated[Text, Field(min_length=1, max_length=128)]
+    name: Name
 
     def reconnects(self, other: CameraSettings) -> bool:
         """Whether going from these settings to `other` needs a new connection."""

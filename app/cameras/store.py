@@ -44,6 +44,7 @@ class CameraStore:
         self._path = data_dir / FILE_NAME
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._db: sqlite3.Connection | None = None
+        self._closed = False
 
     async def open(self) -> None:
         await self._run(self._open)
@@ -61,6 +62,9 @@ class CameraStore:
 
     async def close(self) -> None:
         """Close the database and end the thread. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
         await self._run(self._close)
         self._thread.shutdown(wait=False)
 
@@ -69,6 +73,7 @@ class CameraStore:
 
     def _open(self) -> None:
         _prepare_folder(self._path.parent)
+        _make_private(self._path)
         with self._refusing():
             db = sqlite3.connect(self._path, timeout=2.0, isolation_level=None)
             try:
@@ -104,7 +109,7 @@ class CameraStore:
             return CameraSettings.model_validate({**json.loads(settings), "id": camera_id, "password": password})
         except ValidationError as exc:
             problem = "; ".join(sentences(exc))
-        except ValueError as exc:
+        except (ValueError, TypeError) as exc:
             problem = str(exc)
         raise StoreError(f"{self._path}: the stored camera {camera_id!r} cannot be read: {problem}")
 
@@ -145,6 +150,16 @@ def _prepare_folder(folder: Path) -> None:
         raise StoreError(f"data_dir: {folder} cannot be made: {exc.strerror}") from exc
     if not writable:
         raise StoreError(f"data_dir: {folder} is read-only; Vidette keeps its cameras there")
+
+
+def _make_private(path: Path) -> None:
+    """Make an empty file that only we may read, where there is none: SQLite gives its journals the same mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR))
+    except FileExistsError:
+        pass
+    except OSError as exc:
+        raise StoreError(f"{path}: the camera database cannot be made: {exc.strerror}") from exc
 
 
 def _migrate(db: sqlite3.Connection) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from app.backends.select import Choice
 from app.commands.clips import render_clip
 from app.commands.figures import LimitRun, budget_fps
 from app.commands.limit import LimitPlan, measure_limit
@@ -25,6 +26,7 @@ from app.commands.report import Report, as_json, as_text
 from app.commands.workload import OpenedBackend, WorkloadPlan, WorkloadRun, measure_service
 from app.errors import AppError, BackendUnavailable, ConfigError
 from app.logs import configure_logging
+from app.service import Service
 from app.settings import Settings, load_settings
 from app.simulator.process import SimulatorProcess
 
@@ -151,14 +153,14 @@ def _run_service(
             for number, phase_s in enumerate(phases_s)
         }
         plan = WorkloadPlan(
-            settings=settings,
             urls=urls,
             warm_up_s=max(1.0, min(5.0, arguments.seconds / 4)),
             seconds=arguments.seconds,
             simulator_pid=simulator.pid,
         )
         progress.step("measuring the service", total=arguments.seconds)
-        return _run(measure_service(plan, backend, on_tick=progress.done))
+        service = Service(settings, choice=Choice(backend=backend, reason="measured", availability=()))
+        return _run(measure_service(service, plan, on_tick=progress.done))
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

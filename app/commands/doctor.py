@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import math
 import sys
 import threading
@@ -107,7 +106,6 @@ def as_text(diagnosis: Diagnosis) -> str:
 
 
 def _examine_machine(*, as_json: bool) -> int:
-    logging.disable(logging.INFO)
     machine = this_machine()
     checks = check_machine(machine)
     ok = all(check.state != "failed" for check in checks)

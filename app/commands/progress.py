@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -13,14 +14,11 @@ from rich.progress import Progress as RichProgress
 class Progress:
     """Shows one step at a time while its context is open. Any thread, one at a time."""
 
-    def __init__(self, *, bar: bool | None = None) -> None:
-        """`bar` None: a bar when stderr is a terminal."""
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stderr
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        self._rich = (
-            RichProgress(*columns, console=Console(stderr=True), transient=True)
-            if (sys.stderr.isatty() if bar is None else bar)
-            else None
-        )
+        console = Console(file=self._out)
+        self._rich = RichProgress(*columns, console=console, transient=True) if self._out.isatty() else None
 
     def __enter__(self) -> Progress:
         if self._rich is not None:
@@ -36,7 +34,7 @@ class Progress:
     def step(self, text: str, total: float | None = None) -> None:
         """Begin a step. `total` is in whatever unit `done` will count; None when it is not known."""
         if self._rich is None:
-            print(f"{text} ...", file=sys.stderr, flush=True)
+            print(f"{text} ...", file=self._out, flush=True)
             return
         for task in self._rich.task_ids:
             self._rich.remove_task(task)

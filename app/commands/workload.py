@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.backends.base import Backend
-from app.backends.select import Choice
 from app.cameras.camera import Camera
 from app.cameras.settings import CameraRegistration
 from app.cameras.source import FrameSource, SourceRequest
@@ -21,7 +20,6 @@ from app.inference.detector import Detector
 from app.results.hub import ResultHub
 from app.results.subscription import Interest
 from app.service import Parts, Service
-from app.settings import Settings
 from app.types import Availability
 
 START_S = 30.0
@@ -33,7 +31,6 @@ _TICK_S = 0.25
 class WorkloadPlan:
     """How the service is loaded."""
 
-    settings: Settings
     urls: Mapping[str, str]  # of the cameras, by id
     warm_up_s: float
     seconds: float
@@ -65,14 +62,12 @@ class OpenedBackend:
 
 
 async def measure_service(
-    plan: WorkloadPlan, backend: Backend[Any], *, on_tick: Callable[[float], None] = lambda done_s: None
+    service: Service, plan: WorkloadPlan, *, on_tick: Callable[[float], None] = lambda done_s: None
 ) -> WorkloadRun:
     """Run the service with the plan's cameras and one subscriber to everything, and measure it after the warm-up.
 
     Raises `AppError` when a camera does not run within 30 s, and whatever ended the service.
     """
-    choice = Choice(backend=backend, reason="measured", availability=())
-    service = Service(plan.settings, choice=choice)
     async with _running(service) as parts, _subscriber(parts.hub):
         cameras = [await parts.registry.add(CameraRegistration(id=name, url=url)) for name, url in plan.urls.items()]
         await _until_all_run(service, cameras)

@@ -66,6 +66,7 @@ class ModelDescription:
 _INPUT_KEYS = ("width", "height", "colour", "letterbox", "pad", "mean", "std")
 _MODEL_KEYS = tuple(f.name for f in fields(ModelDescription) if f.name not in _INPUT_KEYS)
 _CHOICES = {"family": FAMILIES, "colour": ("bgr", "rgb"), "letterbox": ("top_left", "centre")}
+_RANGES = {"width": (32, 8192), "height": (32, 8192), "pad": (0, 255)}
 
 
 def resolve_model(name_or_path: str, models_dir: Path) -> ModelSpec:
@@ -180,11 +181,11 @@ def _checked(path: Path, key: str, value: Any) -> Any:
         if value in _CHOICES[key]:
             return value
         raise ModelError(f"{path}: {key} must be one of {', '.join(_CHOICES[key])}, not {value!r}")
-    if key in ("width", "height", "pad"):
-        low = 0 if key == "pad" else 32
-        if isinstance(value, int) and low <= value <= 255 * 32:
+    if key in _RANGES:
+        low, high = _RANGES[key]
+        if type(value) is int and low <= value <= high:
             return value
-        raise ModelError(f"{path}: {key} must be a whole number of at least {low}, not {value!r}")
+        raise ModelError(f"{path}: {key} must be a whole number from {low} to {high}, not {value!r}")
     if key in ("mean", "std"):
         if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int | float) for v in value):
             if key == "std" and 0 in value:

@@ -98,9 +98,12 @@ def _axis(name: str, declared: int, wanted: int | None, hinted: int | None) -> i
 
 
 def _outputs(model: ModelProto, input_name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
-    if any(n is None for output in _declared(model.graph.output) for n in output.shape[1:]):
-        model = _with_input_shape(model, input_name, shape)
-    return _declared(model.graph.output)
+    """The outputs as declared, or inferred for the input shape where they were left free."""
+    outputs = _declared(model.graph.output)
+    if all(n is not None for output in outputs for n in output.shape[1:]):
+        return outputs
+    inferred = _declared(_with_input_shape(model, input_name, shape).graph.output)
+    return tuple(ours if ours.shape else theirs for ours, theirs in zip(inferred, outputs, strict=True))
 
 
 def _with_input_shape(model: ModelProto, input_name: str, shape: tuple[int, ...]) -> ModelProto:
@@ -117,7 +120,7 @@ def _with_input_shape(model: ModelProto, input_name: str, shape: tuple[int, ...]
     try:
         return shape_inference.infer_shapes(fixed, data_prop=True)
     except shape_inference.InferenceError as exc:
-        raise ModelError(f"has shapes that contradict each other: {' '.join(str(exc).split())[:200]}") from exc
+        raise ModelError(f"has a graph whose shapes cannot be followed: {' '.join(str(exc).split())[:200]}") from exc
 
 
 def _declared(outputs: Iterable[ValueInfoProto]) -> tuple[OutputTensor, ...]:

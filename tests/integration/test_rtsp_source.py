@@ -372,17 +372,18 @@ async def test_a_camera_that_cannot_be_opened_has_its_code(
 BROKEN = {SourceErrorCode.READ_TIMEOUT, SourceErrorCode.END_OF_STREAM, SourceErrorCode.DECODE_FAILED}
 
 
-@pytest.mark.parametrize("name", ["h264", "mjpeg"])
 @pytest.mark.parametrize(
-    ("fault", "codes"),
+    ("name", "fault", "codes"),
     [
-        ("stall", {SourceErrorCode.READ_TIMEOUT}),
-        ("mute", {SourceErrorCode.READ_TIMEOUT}),
-        ("close", {SourceErrorCode.END_OF_STREAM}),
-        ("eof", {SourceErrorCode.END_OF_STREAM}),
-        ("flap=0.1", {SourceErrorCode.END_OF_STREAM}),
-        ("missing", {SourceErrorCode.END_OF_STREAM}),
-        ("garbage", BROKEN),
+        ("h264", "stall", {SourceErrorCode.READ_TIMEOUT}),
+        ("mjpeg", "stall", {SourceErrorCode.READ_TIMEOUT}),
+        ("h264", "mute", {SourceErrorCode.READ_TIMEOUT}),
+        ("h264", "close", {SourceErrorCode.END_OF_STREAM}),
+        ("av1", "eof", {SourceErrorCode.END_OF_STREAM}),
+        ("h264", "flap=0.1", {SourceErrorCode.END_OF_STREAM}),
+        ("h264", "missing", {SourceErrorCode.END_OF_STREAM}),
+        ("h264", "garbage", BROKEN),
+        ("mjpeg", "garbage", BROKEN),
     ],
 )
 async def test_a_camera_that_fails_while_it_runs_has_its_code(

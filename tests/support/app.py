@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,8 @@ from tests.support.wait import wait_until
 Json: TypeAlias = Any
 API = "/api/v1"
 STREAM = f"{API}/ws/detections"
+# The fixture `start_app`.
+StartApp: TypeAlias = "Callable[..., Awaitable[RunningApp]]"
 
 
 def make_settings(data_dir: Path, **sections: Any) -> Settings:

@@ -55,7 +55,9 @@ def next_frame(lane: Lane, *, at: float = 0.0) -> SyntheticFrame:
     return make_frame(lane.camera_id, lane.ledger.decoded(), at=at)
 
 
-def make_detections(frame: SyntheticFrame, scores: Sequence[float] = (0.9,), class_ids: Sequence[int] = (0,)) -> Detections:
+def make_detections(
+    frame: SyntheticFrame, scores: Sequence[float] = (0.9,), class_ids: Sequence[int] = (0,)
+) -> Detections:
     count = len(scores)
     boxes = np.array([[10.0 * n, 20.0, 10.0 * n + 5, 40.0] for n in range(count)], dtype=np.float32).reshape(-1, 4)
     return Detections(

@@ -273,7 +273,7 @@ async def test_a_blocking_call_on_the_event_loop_is_caught(blocking_calls: list[
     """The suite's own guard: a clock that sleeps stands for any blocking call inside a coroutine of `app`."""
 
     def sleeping_clock() -> float:
-        time.sleep(0.001)  # noqa: ASYNC251
+        time.sleep(0.001)
         return 0.0
 
     detector = ManualDetector()

@@ -71,9 +71,7 @@ LIVE: list[Step] = [make_source_frame(), threading.Event()]
 
 
 @asynccontextmanager
-async def camera(
-    surroundings: Surroundings, **fields: object
-) -> AsyncIterator[Camera[SyntheticSurface]]:
+async def camera(surroundings: Surroundings, **fields: object) -> AsyncIterator[Camera[SyntheticSurface]]:
     camera: Camera[SyntheticSurface] = Camera(settings(**fields), surroundings, loop=asyncio.get_running_loop())
     camera.start()
     try:
@@ -102,7 +100,14 @@ async def test_a_camera_connects_and_runs() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"min_score": 0.9}, {"classes": ["person"]}, {"priority": 9}, {"max_fps": 3.0}, {"name": "x"}, {"labels": {"a": "b"}}],
+    [
+        {"min_score": 0.9},
+        {"classes": ["person"]},
+        {"priority": 9},
+        {"max_fps": 3.0},
+        {"name": "x"},
+        {"labels": {"a": "b"}},
+    ],
 )
 async def test_what_does_not_touch_the_stream_does_not_reconnect_it(change: dict[str, object]) -> None:
     surroundings = Surroundings([LIVE])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +35,7 @@ def test_everything_passes_when_the_limit_is_not_below_the_rate(max_fps: float |
 
 def test_admitted_frames_are_spread_evenly() -> None:
     kept = admitted(stream(30, 10), 10)
-    gaps = [b - a for a, b in zip(kept, kept[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(kept)]
     assert max(gaps) - min(gaps) < 1 / 30 + 1e-9
 
 
@@ -63,7 +65,8 @@ def test_a_new_limit_counts_from_the_next_frame() -> None:
     first = sum(gate.admits(at, 5) for at in stream(25, 2))
     second = sum(gate.admits(at, 25) for at in stream(25, 2, start_s=2))
     third = sum(gate.admits(at, 1) for at in stream(25, 4, start_s=4))
-    assert (first, third) == (10, pytest.approx(4, abs=1))
+    assert first == 10
+    assert third == pytest.approx(4, abs=1)
     assert second >= 44
 
 

@@ -24,7 +24,9 @@ def make_hub(*, history: int = 8) -> ResultHub[SyntheticSurface]:
     return ResultHub(model="synthetic", classes=("person", "car"), history=History(history), clock=clock)
 
 
-def start(hub: ResultHub[SyntheticSurface], lane: Lane, *, at: float = 9.9) -> tuple[SyntheticFrame, Batch[SyntheticSurface]]:
+def start(
+    hub: ResultHub[SyntheticSurface], lane: Lane, *, at: float = 9.9
+) -> tuple[SyntheticFrame, Batch[SyntheticSurface]]:
     frame = next_frame(lane, at=at)
     hub.started(lane, frame.seq)
     return frame, Batch(frames=(frame,), lanes=(lane,), formed_at=at + 0.01, reason="context_free")
@@ -63,10 +65,14 @@ async def test_a_published_result_is_counted_measured_and_kept() -> None:
 
 async def test_every_subscriber_gets_the_same_bytes_object() -> None:
     hub, lane = make_hub(), make_lane()
-    with hub.subscribed(Interest()) as first, hub.subscribed(Interest(mode="all")) as second:
-        with hub.subscribed(Interest(cameras=frozenset({lane.camera_id}))) as third:
-            publish(hub, lane)
-            datas = [await each.next() for each in (first, second, third)]
+    one = Interest(cameras=frozenset({lane.camera_id}))
+    with (
+        hub.subscribed(Interest()) as first,
+        hub.subscribed(Interest(mode="all")) as second,
+        hub.subscribed(one) as third,
+    ):
+        publish(hub, lane)
+        datas = [await each.next() for each in (first, second, third)]
     assert datas[0] is datas[1] is datas[2]
     assert hub.stats.subscribers == 0
 
@@ -183,7 +189,12 @@ async def test_everybody_is_told_that_a_camera_was_removed() -> None:
         publish(hub, lane)
         hub.forget(lane)
         (message,) = await take(subscription, 1)
-    assert (message["type"], message["camera_id"], message["state"], message["error"]) == ("camera", "a", "removed", None)
+    assert (message["type"], message["camera_id"], message["state"], message["error"]) == (
+        "camera",
+        "a",
+        "removed",
+        None,
+    )
 
 
 async def test_forgetting_a_camera_releases_its_picture() -> None:

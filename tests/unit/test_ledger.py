@@ -16,8 +16,8 @@ from app.backends.synthetic.source import SyntheticSurface
 from app.batching.mailbox import Batch, Mailbox
 from app.batching.policy import BatchPolicy
 from app.cameras.camera import Camera
-from app.cameras.ledger import DROP_REASONS, FrameCounts, Ledger
 from app.cameras.lane import Lane
+from app.cameras.ledger import DROP_REASONS, FrameCounts, Ledger
 from app.cameras.settings import CameraRegistration
 from app.errors import EngineError
 from app.results.history import History

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.batching.mailbox import Mailbox
 from app.backends.synthetic.source import SyntheticSurface
+from app.batching.mailbox import Mailbox
 from app.batching.policy import BatchPolicy, Waiting, finish_tag, next_tag
 from app.cameras.lane import Lane
 from tests.support.fakes import SyntheticFrame, make_lane, next_frame
@@ -108,7 +108,9 @@ def test_every_frame_is_taken_or_stale_or_stays_and_only_overload_leaves_fresh_o
 # Fairness: the policy and the mailbox's virtual time together, with a simulated engine that is too slow.
 
 
-def serve_under_overload(lanes: list[Lane], *, rounds: int, batch: int, quiet: frozenset[str] = frozenset()) -> Counter[str]:
+def serve_under_overload(
+    lanes: list[Lane], *, rounds: int, batch: int, quiet: frozenset[str] = frozenset()
+) -> Counter[str]:
     """Every camera has a new frame in every round, the engine takes one batch; how often each was served."""
     mailbox: Mailbox[SyntheticSurface] = Mailbox(BatchPolicy(max_size=batch, max_age_s=10), on_frame=lambda: None)
     for lane in lanes:

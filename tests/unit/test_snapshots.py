@@ -46,7 +46,7 @@ def slow(seq: int = 1) -> tuple[SyntheticFrame, SlowSurface]:
 def pixels(jpeg: bytes) -> BgrImage:
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
-    return image.astype(np.uint8)
+    return np.asarray(image, dtype=np.uint8)
 
 
 async def test_the_newest_frame_is_shown_and_the_older_released() -> None:

@@ -16,9 +16,7 @@ from tests.support.fakes import make_detections, make_frame, make_result
 
 def test_a_result_has_exactly_the_shape_of_the_contract() -> None:
     found = replace(make_detections(make_frame("gate-1", 1201)), pts_s=48.04)
-    result = Result(
-        found, classes=("person",), model="yolox-nano", batch_size=4, formed_at=0.0028, published_at=0.0139
-    )
+    result = Result(found, classes=("person",), model="yolox-nano", batch_size=4, formed_at=0.0028, published_at=0.0139)
     assert json.loads(result.encoded("json") or b"") == {
         "type": "detections",
         "version": 1,

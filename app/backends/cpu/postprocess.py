@@ -38,6 +38,17 @@ def postprocess(
 
     0.1 ms a frame at usual scores: only what reaches a frame's `min_score` is ever looked at closely.
     """
+    with np.errstate(over="ignore", invalid="ignore"):  # exp() of a broken model's outputs, and what follows from it
+        return _postprocess(outputs, letterboxes, decoder, min_scores, iou)
+
+
+def _postprocess(
+    outputs: Sequence[FloatArray],
+    letterboxes: Sequence[Letterbox],
+    decoder: Decoder,
+    min_scores: Sequence[float],
+    iou: float,
+) -> list[Found]:
     kept = [
         _best(decoder, [output[number] for output in outputs], min_score, iou)
         for number, min_score in enumerate(min_scores)
@@ -55,8 +66,7 @@ def postprocess(
 
 def _best(decoder: Decoder, outputs: Sequence[FloatArray], min_score: float, iou: float) -> Candidates:
     """A frame's candidates that reach its score and survive NMS, best first, in input pixels."""
-    with np.errstate(over="ignore", invalid="ignore"):  # exp() of a broken model's outputs
-        found = decoder.decode(outputs, min_score)
+    found = decoder.decode(outputs, min_score)
     found = _pick(found, by_score(found.scores, MAX_CANDIDATES))
     return _pick(found, nms(found.boxes, found.class_ids, iou)[:MAX_BOXES]) if decoder.needs_nms else found
 

@@ -1,0 +1,165 @@
+"""Prometheus: the names, types and labels that dashboards rely on."""
+
+from __future__ import annotations
+
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.backends.synthetic.backend import SyntheticBackend
+from app.backends.synthetic.detector import SyntheticDetector
+from app.errors import EngineError
+from tests.support.app import RunningApp, StartApp
+from tests.support.wait import wait_until
+
+# name: (type, labels). Counters carry `_total` in the exposition, histograms `_bucket`, `_count` and `_sum`.
+CONTRACT: dict[str, tuple[str, set[str]]] = {
+    "vidette_camera_up": ("gauge", {"camera"}),
+    "vidette_camera_state": ("gauge", {"camera", "state"}),
+    "vidette_camera_fps": ("gauge", {"camera", "kind"}),
+    "vidette_camera_restarts_total": ("counter", {"camera", "code"}),
+    "vidette_camera_last_frame_timestamp_seconds": ("gauge", {"camera"}),
+    "vidette_frames_decoded_total": ("counter", {"camera"}),
+    "vidette_frames_published_total": ("counter", {"camera"}),
+    "vidette_frames_dropped_total": ("counter", {"camera", "reason"}),
+    "vidette_detections_total": ("counter", {"camera", "label"}),
+    "vidette_stage_duration_seconds": ("histogram", {"stage"}),
+    "vidette_end_to_end_latency_seconds": ("histogram", {"camera"}),
+    "vidette_batch_size": ("histogram", set()),
+    "vidette_batch_close_total": ("counter", {"reason"}),
+    "vidette_contexts_busy": ("gauge", set()),
+    "vidette_contexts": ("gauge", set()),
+    "vidette_model_info": ("gauge", {"model", "sha256", "precision", "backend"}),
+    "vidette_ws_clients": ("gauge", set()),
+    "vidette_ws_messages_sent_total": ("counter", set()),
+    "vidette_ws_messages_dropped_total": ("counter", {"reason"}),
+}
+
+
+async def scrape(running: RunningApp) -> dict[str, Metric]:
+    response = await running.http.get("/metrics")
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    found = {}
+    for family in text_string_to_metric_families(response.text):
+        found[f"{family.name}_total" if family.type == "counter" else family.name] = family
+    return found
+
+
+def values(family: Metric, label: str) -> set[str]:
+    return {sample.labels[label] for sample in family.samples if label in sample.labels}
+
+
+async def test_every_series_has_its_name_type_and_labels_and_there_is_no_other(start_app: StartApp) -> None:
+    detector = SyntheticDetector()
+    running = await start_app(SyntheticBackend(detector))
+    await running.register("gate-1", "fps=100&after=20&fail=end_of_stream")
+    await running.register("door", "fps=100")
+    await running.wait_published("door", 3)
+    await running.wait_published("gate-1", 1)
+    await running.wait_state("gate-1", "retrying")
+    detector.fail_next = EngineError("once")
+    await wait_until(lambda: running.parts.batcher.stats.failed_batches == 1)
+    found = await scrape(running)
+    ours = {name: family for name, family in found.items() if name.startswith("vidette_")}
+    assert set(ours) == set(CONTRACT)
+    for name, (kind, labels) in CONTRACT.items():
+        assert ours[name].type == kind, name
+        assert ours[name].documentation, name
+        assert ours[name].samples, name
+        for sample in ours[name].samples:
+            assert set(sample.labels) - {"le"} == labels, sample
+
+
+async def test_labels_take_the_values_of_the_contract(running: RunningApp) -> None:
+    await running.register("gate-1", "fps=100&after=5&fail=read_timeout")
+    await running.wait_state("gate-1", "retrying")
+    found = await scrape(running)
+    assert values(found["vidette_camera_state"], "state") == {"connecting", "running", "retrying", "disabled"}
+    assert values(found["vidette_camera_fps"], "kind") == {"measured", "inferred"}
+    assert values(found["vidette_camera_restarts_total"], "code") == {"read_timeout"}
+    assert values(found["vidette_frames_dropped_total"], "reason") == {
+        "rate_limit",
+        "replaced",
+        "stale",
+        "infer_failed",
+        "shutdown",
+    }
+    assert values(found["vidette_stage_duration_seconds"], "stage") == {
+        "decode",
+        "queue",
+        "preprocess",
+        "infer",
+        "postprocess",
+        "publish",
+    }
+    assert values(found["vidette_batch_close_total"], "reason") == {"full", "context_free", "delay", "drain"}
+    assert values(found["vidette_ws_messages_dropped_total"], "reason") == {"slow_consumer"}
+
+
+async def test_values_are_those_of_the_api(running: RunningApp) -> None:
+    await running.register("gate-1", "fps=100&after=30&hang=1")
+    await wait_until(lambda: running.parts.registry.get("gate-1").lane.counts().decoded == 30)
+    await wait_until(lambda: running.parts.registry.get("gate-1").lane.counts().in_flight == 0)
+    frames = (await running.camera("gate-1"))["status"]["frames"]
+    async with running.socket():
+        await wait_until(lambda: running.parts.hub.stats.subscribers == 1)
+        found = await scrape(running)
+
+    def value(name: str, **labels: str) -> float:
+        family = found[name]
+        (sample,) = [s for s in family.samples if s.labels == labels and not s.name.endswith("_created")]
+        return float(sample.value)
+
+    assert value("vidette_frames_decoded_total", camera="gate-1") == 30
+    assert value("vidette_frames_published_total", camera="gate-1") == frames["published"]
+    assert value("vidette_frames_dropped_total", camera="gate-1", reason="replaced") == frames["dropped"]["replaced"]
+    assert value("vidette_detections_total", camera="gate-1", label="person") == frames["published"]
+    assert value("vidette_camera_state", camera="gate-1", state="running") == 1
+    assert value("vidette_camera_state", camera="gate-1", state="retrying") == 0
+    assert value("vidette_camera_up", camera="gate-1") == 1
+    assert value("vidette_ws_clients") == 1
+    assert value("vidette_contexts") == 2
+    assert value("vidette_contexts_busy") == 0
+    buckets = {s.labels.get("le"): s.value for s in found["vidette_batch_size"].samples if s.name.endswith("_bucket")}
+    assert list(buckets) == ["1.0", "2.0", "4.0", "8.0", "12.0", "16.0", "+Inf"]
+    latency = found["vidette_end_to_end_latency_seconds"].samples
+    assert [s.value for s in latency if s.name.endswith("_count")] == [frames["published"]]
+
+
+async def test_there_are_no_gpu_series_without_a_gpu(running: RunningApp) -> None:
+    assert not [name for name in await scrape(running) if "gpu" in name]
+
+
+async def test_the_process_s_own_series_are_there(running: RunningApp) -> None:
+    found = await scrape(running)
+    assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= set(found)
+    assert any(name.startswith("python_gc_") for name in found)
+
+
+async def test_a_removed_camera_s_series_vanish(running: RunningApp) -> None:
+    await running.register("gate-1")
+    await running.register("door")
+    await running.wait_published("gate-1")
+    assert "gate-1" in await running.metrics()
+    await running.remove("gate-1")
+    text = await running.metrics()
+    assert "gate-1" not in text
+    assert 'camera="door"' in text
+
+
+async def test_no_label_carries_a_url(running: RunningApp) -> None:
+    await running.register("gate-1", "fps=100&after=2&fail=read_timeout")
+    await running.wait_state("gate-1", "retrying")
+    assert "camera.test" not in await running.metrics()
+
+
+async def test_a_scrape_while_the_service_starts_is_no_error(start_app: StartApp) -> None:
+    from tests.support.fakes import SlowOpeningBackend
+
+    backend = SlowOpeningBackend()
+    running = await start_app(backend, wait_ready=False)
+    try:
+        text = await running.metrics()
+        assert "vidette_camera_up" not in text
+        assert "process_cpu_seconds_total" in text
+    finally:
+        backend.go_on.set()

@@ -1,0 +1,55 @@
+"""The benchmark, short: what it reports must agree with itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.clips import write_test_clip
+from tests.support.command import run_command
+
+SECONDS = 3.0
+
+
+def test_bench_reports_figures_that_agree_with_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bench.json"
+
+    code = run_command("bench", "--cameras", "2", "--seconds", str(SECONDS), "--json", "--out", str(out))
+
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    report = json.loads(shown.out)
+    assert report == json.loads(out.read_text(encoding="utf-8"))
+    service, ledger, limit = report["service"], report["ledger"], report["limit"]
+    assert ledger["holds"]
+    assert ledger["decoded"] == ledger["published"] + sum(ledger["dropped"].values())
+    assert ledger["in_flight_after_stop"] == 0
+    assert service["seconds"] == pytest.approx(SECONDS, abs=1.0)
+    batched = sum(int(size) * count for size, count in service["batch_sizes"].items())
+    # A frame may be between its batch and its result at either end of the measurement.
+    assert batched == pytest.approx(service["inferred_fps"] * service["seconds"], abs=8)
+    total, stages = service["latency_ms"]["total"], service["latency_ms"]
+    assert 0 < total["p50"] <= total["p95"] <= total["p99"]
+    assert stages["infer"]["p50"] < total["p50"]
+    assert service["camera_fps"]["min"] > 0
+    assert service["camera_fps"]["jain"] <= 1.0
+    assert service["cpu_ms_per_frame"] > 0
+    assert service["usage"]["simulator"] > 0
+    assert len(limit["runs"]) == 2
+    assert report["ratio"] == pytest.approx(service["inferred_fps"] / limit["fps"], rel=1e-3)
+    assert report["machine"]["cores"] >= 1
+
+
+def test_bench_frame_by_frame_never_forms_a_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = str(write_test_clip(tmp_path / "clip.mp4", fps=15))
+
+    code = run_command("bench", "--cameras", "3", "--seconds", "1", "--clip", clip, "--fps", "30", "--max-size", "1")
+
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.strip())
+    assert code == 0
+    assert lines["batches"].startswith("of 1 ")
+    assert "," not in lines["batches"]
+    assert lines["load"].startswith("3 cameras, h264 320x240, 30 fps")
+    assert lines["ledger"].startswith("holds")

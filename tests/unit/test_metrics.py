@@ -1,0 +1,61 @@
+"""The collector reads snapshots: of nothing, of a running service, and from another thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.cameras.settings import CameraRegistration
+from app.metrics import Metrics
+from app.service import Service
+from tests.support.app import running_service
+from tests.support.wait import wait_until
+
+
+def families(metrics: Metrics) -> set[str]:
+    return {family.name for family in text_string_to_metric_families(metrics.text().decode())}
+
+
+def test_a_scrape_while_there_is_no_service_shows_the_process_alone() -> None:
+    found = families(Metrics(lambda: None))
+    assert not any(name.startswith("vidette_") for name in found)
+    assert "process_resident_memory_bytes" in found
+    assert "python_gc_objects_collected" in found
+
+
+def test_two_applications_in_a_process_do_not_collide() -> None:
+    assert families(Metrics(lambda: None)) == families(Metrics(lambda: None))
+
+
+async def test_a_scrape_is_safe_while_cameras_and_labels_come_and_go(data_dir: Path) -> None:
+    async with running_service(data_dir) as service:
+        metrics = Metrics(lambda: service.running_parts)
+        done = threading.Event()
+
+        def scrape() -> int:
+            count = 0
+            while not done.is_set():
+                metrics.text()
+                count += 1
+            return count
+
+        scraping = asyncio.create_task(asyncio.to_thread(scrape))
+        await churn(service)
+        done.set()
+        assert await scraping > 3
+
+
+async def churn(service: Service) -> None:
+    registry = service.parts.registry
+    for number in range(10):
+        fields = {"id": f"camera-{number}", "url": "rtsp://camera.test/1?fps=100"}
+        camera = await registry.add(CameraRegistration.model_validate(fields))
+        await wait_until(lambda camera=camera: camera.lane.counts().published > 0)  # type: ignore[misc]
+        for label in range(200):
+            camera.lane.found[f"label-{label}"] += 1
+        camera.restart()
+        await registry.remove(camera.settings.id)
+        await asyncio.wait_for(camera.ended.wait(), 10)
