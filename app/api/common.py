@@ -127,4 +127,5 @@ def status_view(camera: Camera[Any]) -> StatusView:
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entry of the problem documents that a route may answer with."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": "a problem document", "model": Problem, "content": content} for status in statuses}
+    # No `model`: it would add application/json, which no problem is sent as.
+    return {status: {"description": "a problem document", "content": content} for status in statuses}

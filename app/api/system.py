@@ -148,7 +148,8 @@ async def system(service: ServiceDep) -> SystemView:
         started_at=utc_text(service.started_utc),
         uptime_s=round(time.time() - service.started_utc, 1),
         python=platform.python_version(),
-        platform=platform.platform(),
+        # Not platform.platform(): it starts a process and reads files.
+        platform=f"{platform.system()}-{platform.release()}-{platform.machine()}",
         backend=BackendView(name=parts.choice.backend.name, reason=parts.choice.reason) if parts else None,
         backends=[
             AvailabilityView(name=each.name, available=each.available, reason=each.reason)

@@ -29,6 +29,7 @@ LABELS = {"demo": "true"}
 # Long for four cameras on one core; it counts from the moment when the service is ready.
 CAMERAS_TIMEOUT_S = 60.0
 _POLL_S = 0.1
+_SIGNAL_S = 0.5
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -112,7 +113,10 @@ class Guide:
                 # The cameras outlive the service, which would else spend its last moments on retries.
                 self._stopped.wait()
         except AppError as exc:
-            self.error = exc
+            # A Ctrl-C ends the simulator too, perhaps before the server has heard of it.
+            self._stopped.wait(_SIGNAL_S)
+            if not self._ending:
+                self.error = exc
         except httpx.HTTPError as exc:
             if not self._ending:
                 self.error = AppError(f"the demo's own service does not answer: {exc}")

@@ -11,7 +11,7 @@ HINTS: dict[SourceErrorCode, str] = {
         "that RTSP is switched on, and how many clients the camera serves at once."
     ),
     SourceErrorCode.CONNECT_TIMEOUT: (
-        "No answer at all: check the address, that the camera has power, and firewalls or VLANs on the way."
+        "No answer: check the address, that the camera has power and does not hang, and firewalls or VLANs on the way."
     ),
     SourceErrorCode.AUTH_FAILED: (
         "Check --username and --password-file; many cameras have accounts for RTSP that differ from the web page's, "

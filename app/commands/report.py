@@ -14,6 +14,8 @@ from app.commands.observation import STAGES, LedgerCheck, ServiceFigures
 from app.types import EngineInfo
 
 VERSION = 1
+# Other programs' share of the cores from which on a measurement is in doubt.
+QUIET = 0.03
 DEFINITIONS = {
     "decoded_fps": "frames that came out of the decoders, of all cameras",
     "inferred_fps": "frames whose result was published, of all cameras",
@@ -32,6 +34,7 @@ DEFINITIONS = {
     "thread a context preprocesses, infers and postprocesses batches of the newest pictures without a pause; mean",
     "limit.budget_fps": "(cores - decoded_fps x decode_cpu) / infer_cpu: if no core ever waited",
     "ratio": "inferred_fps / limit.fps; it says something of the service only when saturated",
+    "ratio_beside_simulator": "the same with a limit less what the cores that the simulator used could infer",
     "saturated": "the cameras delivered more than the limit",
 }
 
@@ -57,6 +60,17 @@ class Report:
         return self.service.inferred_fps / self.limit_fps
 
     @property
+    def ratio_beside_simulator(self) -> float:
+        infer_cpu_s = sum(run.infer_cpu_ms for run in self.limit_runs) / len(self.limit_runs) / 1e3
+        return self.service.inferred_fps / (self.limit_fps - self.service.usage.simulator / infer_cpu_s)
+
+    @property
+    def others(self) -> float:
+        """The most cores that other programs used in any of the measurements; 0 where that is not known."""
+        usages = (self.service.usage, *(run.usage for run in self.limit_runs))
+        return max(usage.others or 0.0 for usage in usages)
+
+    @property
     def saturated(self) -> bool:
         return self.service.decoded_fps > self.limit_fps
 
@@ -78,6 +92,7 @@ def as_json(report: Report) -> dict[str, Any]:
             "runs": [asdict(run) for run in report.limit_runs],
         },
         "ratio": report.ratio,
+        "ratio_beside_simulator": report.ratio_beside_simulator,
         "saturated": report.saturated,
         "definitions": DEFINITIONS,
     }
@@ -111,6 +126,7 @@ def as_text(report: Report) -> str:
         ("memory", f"{_mib(service.rss_start_bytes)} at the start, {_mib(service.rss_end_bytes)} at the end"),
         *_limit(report),
         ("ratio", _ratio(report)),
+        *_doubts(report),
     ]
     return f"{in_columns(lines)}\n\n{_latencies(service)}"
 
@@ -129,10 +145,12 @@ def _load(report: Report) -> str:
 def _limit(report: Report) -> list[tuple[str, str]]:
     runs = report.limit_runs
     each = ", ".join(f"{run.inferred_fps:.1f}" for run in runs)
-    cost = f"{runs[-1].decode_cpu_ms:.2f} ms per decoded frame, {runs[-1].infer_cpu_ms:.2f} ms per inferred frame"
+    last = runs[-1]
+    cost = f"{last.decode_cpu_ms:.2f} ms per decoded frame, {last.infer_cpu_ms:.2f} ms per inferred frame"
     return [
         ("limit", f"{report.limit_fps:.1f} fps ({each}) without the service; {report.budget_fps:.1f} by CPU time"),
-        ("", f"{_usage(runs[-1].usage, report.machine.cores)}; {cost}"),
+        ("", f"{last.decoded_fps:.1f} fps decoded; {cost}"),
+        ("", _usage(last.usage, report.machine.cores)),
     ]
 
 
@@ -145,9 +163,15 @@ def _latencies(service: ServiceFigures) -> str:
 
 
 def _ratio(report: Report) -> str:
-    if report.saturated:
-        return f"{report.ratio:.3f} of the limit"
-    return f"{report.ratio:.3f} of the limit, which the cameras do not reach: more of them would tell what is lost"
+    if not report.saturated:
+        return f"{report.ratio:.3f} of the limit, which the cameras do not reach: more of them would tell what is lost"
+    return f"{report.ratio:.3f} of the limit; {report.ratio_beside_simulator:.3f} beside the simulator"
+
+
+def _doubts(report: Report) -> list[tuple[str, str]]:
+    if report.others <= QUIET * report.machine.cores:
+        return []
+    return [("note", f"other programs used up to {report.others:.2f} cores: measure again when it is quiet")]
 
 
 def _ledger(check: LedgerCheck) -> str:

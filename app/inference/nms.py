@@ -15,11 +15,8 @@ def by_score(scores: FloatArray, limit: int) -> NDArray[np.intp]:
 
 def iou_matrix(boxes: FloatArray, others: FloatArray) -> FloatArray:
     """Intersection over union of every pair: f32[n, 4], f32[m, 4] -> f32[n, m]. Boxes are x1 y1 x2 y2."""
-    corner_min = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    corner_max = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    overlap = np.clip(corner_max - corner_min, 0.0, None).prod(axis=2)
-    union = _area(boxes)[:, None] + _area(others)[None, :] - overlap
-    iou: FloatArray = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0.0)
+    shared, union = _shared_and_union(boxes, others)
+    iou: FloatArray = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0.0)
     return iou
 
 
@@ -33,8 +30,10 @@ def nms(boxes: FloatArray, class_ids: IntArray, iou: float) -> NDArray[np.intp]:
     """
     if len(boxes) == 0:
         return np.empty(0, dtype=np.intp)
-    overlaps = (iou_matrix(boxes, boxes) > iou) & (class_ids[:, None] == class_ids[None, :])
-    suppresses = np.triu(overlaps, k=1)  # row i is better than column j
+    shared, union = _shared_and_union(boxes, boxes)
+    suppresses = shared > np.float32(iou) * union
+    suppresses &= class_ids[:, None] == class_ids
+    suppresses &= np.tri(len(boxes), k=-1, dtype=np.bool_).T  # row i is better than column j
     stays = np.ones(len(boxes), dtype=np.bool_)
     while True:
         settled = ~suppresses[stays].any(axis=0)
@@ -43,5 +42,17 @@ def nms(boxes: FloatArray, class_ids: IntArray, iou: float) -> NDArray[np.intp]:
         stays = settled
 
 
-def _area(boxes: FloatArray) -> FloatArray:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+def _shared_and_union(boxes: FloatArray, others: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The areas of intersection and union of every pair, f32[n, m] each."""
+    # One matrix per coordinate: many times faster than numpy's reductions over an axis of two.
+    (x1, y1, x2, y2), (u1, v1, u2, v2) = np.ascontiguousarray(boxes.T), np.ascontiguousarray(others.T)
+    shared = np.minimum.outer(x2, u2)
+    shared -= np.maximum.outer(x1, u1)
+    np.maximum(shared, 0.0, out=shared)
+    height = np.minimum.outer(y2, v2)
+    height -= np.maximum.outer(y1, v1)
+    np.maximum(height, 0.0, out=height)
+    shared *= height
+    union = np.add.outer((x2 - x1) * (y2 - y1), (u2 - u1) * (v2 - v1))
+    union -= shared
+    return shared, union

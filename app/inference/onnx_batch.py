@@ -50,9 +50,8 @@ def make_batchable(model: ModelProto) -> Batchable:
     freed = ModelProto()
     freed.CopyFrom(model)
     _free_constants(freed, image.name)
-    for tensor in (*freed.graph.input, *freed.graph.output):
-        shape = tensor.type.tensor_type.shape.dim
-        if tensor.name == image.name or (tensor in freed.graph.output and len(shape) > 0):
+    for tensor in (*real_inputs(freed), *freed.graph.output):
+        if shape := tensor.type.tensor_type.shape.dim:
             shape[0].dim_param = BATCH_AXIS
     del freed.graph.value_info[:]  # they hold the shapes of batch 1
     return Batchable(model=freed)

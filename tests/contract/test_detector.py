@@ -104,7 +104,7 @@ async def test_boxes_have_the_promised_shapes_and_lie_in_the_frame(subject: Subj
         count = len(result)
         assert count >= 1
         assert result.boxes.shape == (count, 4) and result.scores.shape == result.class_ids.shape == (count,)
-        assert (result.boxes.dtype, result.scores.dtype, result.class_ids.dtype) == (np.float32, np.float32, np.int32)
+        assert result.boxes.dtype == result.scores.dtype == np.float32 and result.class_ids.dtype == np.int32
         assert (result.boxes >= 0).all()
         assert (result.boxes[:, 2] <= result.width).all() and (result.boxes[:, 3] <= result.height).all()
         assert (result.boxes[:, :2] < result.boxes[:, 2:]).all()

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def wait_until(
-    condition: Callable[[], T | Awaitable[T]], timeout_s: float = 10.0, *, what: str = "", every_s: float = 0.005
+    condition: Callable[[], T | Awaitable[T]], timeout_s: float = 20.0, *, what: str = "", every_s: float = 0.005
 ) -> T:
     """Ask `condition`, sync or async, until its answer is true, and give that answer.
 

@@ -128,13 +128,23 @@ def test_report_is_json_without_numbers_that_are_none() -> None:
 def test_report_compares_with_the_limit_when_the_cameras_deliver_more_than_it() -> None:
     report = make_report()
     assert report.saturated
-    assert as_text(report).split("ratio", 1)[1].splitlines()[0].strip() == "0.900 of the limit"
+    assert as_text(report).split("ratio", 1)[1].splitlines()[0].strip() == (
+        "0.900 of the limit; 0.911 beside the simulator"  # its 0.02 cores would have inferred 1.25 fps
+    )
 
 
 def test_report_says_when_the_ratio_means_nothing() -> None:
     report = make_report(inferred_fps=59.0, decoded_fps=60.0)
     assert not report.saturated
     assert "which the cameras do not reach" in as_text(report)
+
+
+def test_report_doubts_figures_that_other_programs_disturbed() -> None:
+    report = make_report()
+    disturbed = replace(report.limit_runs[0], usage=Usage(process=1.5, simulator=0.0, others=0.4))
+    assert "note" not in as_text(report)
+    shown = as_text(replace(report, limit_runs=(disturbed, report.limit_runs[1])))
+    assert "other programs used up to 0.40 cores" in shown
 
 
 def test_report_shows_the_figures_that_a_person_asks_for_first() -> None:

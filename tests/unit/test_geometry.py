@@ -47,14 +47,14 @@ def test_a_line_of_a_frame_keeps_a_pixel() -> None:
 
 @given(width=sizes, height=sizes, placement=st.sampled_from(["top_left", "centre"]))
 def test_a_frame_always_lies_inside_the_input(width: int, height: int, placement: str) -> None:
-    box = letterbox(width, height, 640, 384, placement)  # type: ignore[arg-type]
+    box = letterbox(width, height, 640, 384, placement)
     assert box.x >= 0 and box.y >= 0 and box.width >= 1 and box.height >= 1
     assert box.x + box.width <= 640 and box.y + box.height <= 384
 
 
 @given(width=sizes, height=sizes, placement=st.sampled_from(["top_left", "centre"]))
 def test_the_whole_frame_comes_back_as_the_whole_frame(width: int, height: int, placement: str) -> None:
-    box = letterbox(width, height, 640, 384, placement)  # type: ignore[arg-type]
+    box = letterbox(width, height, 640, 384, placement)
     content = np.array([[box.x, box.y, box.x + box.width, box.y + box.height]], dtype=np.float32)
     back = to_source(content, np.zeros(1, dtype=np.intp), [box])
     assert back[0] == pytest.approx([0, 0, width, height], rel=1e-5, abs=1e-3)

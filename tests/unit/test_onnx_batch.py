@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -26,7 +26,11 @@ def _mismatch(model: ModelProto, size: int = 3) -> str | None:
 
 
 def _graph(
-    nodes: Sequence[NodeProto], out: Sequence[int | str], constants: dict[str, Sequence[int]], *, batch: int | str = 1
+    nodes: Sequence[NodeProto],
+    out: Sequence[int | str],
+    constants: Mapping[str, Sequence[int]],
+    *,
+    batch: int | str = 1,
 ) -> ModelProto:
     graph = helper.make_graph(
         list(nodes),

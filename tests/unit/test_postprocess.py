@@ -47,7 +47,7 @@ def test_boxes_come_best_first_and_overlaps_go() -> None:
     assert found.scores.tolist() == pytest.approx([0.9, 0.7])
     assert found.boxes.tolist() == [[92, 90, 112, 110], [290, 90, 310, 110]]
     assert found.class_ids.tolist() == [0, 0]
-    assert (found.boxes.dtype, found.scores.dtype, found.class_ids.dtype) == (np.float32, np.float32, np.int32)
+    assert found.boxes.dtype == found.scores.dtype == np.float32 and found.class_ids.dtype == np.int32
 
 
 def test_every_frame_has_its_own_score_floor() -> None:

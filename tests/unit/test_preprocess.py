@@ -144,8 +144,8 @@ def test_a_batch_of_mixed_sizes_fills_its_slots_in_place() -> None:
 
 def test_grey_stays_grey_in_every_matrix() -> None:
     for matrix in ("bt601", "bt709", "bt2020"):
-        limited = yuv_to_rgb(matrix, False, "rgb")  # type: ignore[arg-type]
+        limited = yuv_to_rgb(matrix, False, "rgb")
         assert limited @ [16, 128, 128, 1] == pytest.approx([0, 0, 0])
         assert limited @ [235, 128, 128, 1] == pytest.approx([255, 255, 255])
-        full = yuv_to_rgb(matrix, True, "bgr")  # type: ignore[arg-type]
+        full = yuv_to_rgb(matrix, True, "bgr")
         assert full @ [77, 128, 128, 1] == pytest.approx([77, 77, 77])

@@ -270,13 +270,13 @@ TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=30).map(
 @given(
     name=TEXT.filter(bool),
     username=st.none() | TEXT,
-    password=st.none() | st.text(st.characters(exclude_categories=("Cs",)), max_size=30),
+    password=st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
     labels=st.dictionaries(TEXT, TEXT, max_size=4),
     max_fps=st.none() | st.floats(0.001, 240),
     min_score=st.none() | st.floats(0, 1),
 )
 async def test_whatever_a_camera_holds_comes_back_as_it_was(
-    tmp_path_factory: pytest.TempPathFactory, **fields: object
+    tmp_path_factory: pytest.TempPathFactory, **fields: Any
 ) -> None:
     one = camera(**fields)
     async with opened(tmp_path_factory.mktemp("store")) as store:

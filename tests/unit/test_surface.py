@@ -101,3 +101,13 @@ def test_a_released_surface_keeps_its_size_and_nothing_else(surface: CpuSurface)
     assert repr(surface) == "CpuSurface(34x18 released)"
     with pytest.raises(ValueError, match="released"):
         surface.to_bgr()
+
+
+def test_an_upside_down_picture_goes_through_bgr() -> None:
+    class UpsideDown:
+        """What PyAV shows of a frame whose lines are stored from the bottom up."""
+
+        width, height, format = 34, 18, _frame("yuv420p").format
+        planes = (type("Plane", (), {"line_size": -64}),)
+
+    assert CpuSurface(UpsideDown()).planes() is None  # type: ignore[arg-type]

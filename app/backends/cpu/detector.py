@@ -113,6 +113,7 @@ def open_cpu_detector(
     contexts: int | None = None,
     precision: str | None = None,
     tune: bool = True,
+    tuning_budget_s: float = TUNING_BUDGET_S,
 ) -> CpuDetector:
     """Load a model and choose how to run it, by measuring for 2 to 3 s unless `tune` is False. Blocking.
 
@@ -121,7 +122,14 @@ def open_cpu_detector(
     """
     return CpuDetector(
         *open_runners(
-            model, models_dir, max_batch=max_batch, iou=iou, contexts=contexts, precision=precision, tune=tune
+            model,
+            models_dir,
+            max_batch=max_batch,
+            iou=iou,
+            contexts=contexts,
+            precision=precision,
+            tune=tune,
+            tuning_budget_s=tuning_budget_s,
         )
     )
 
@@ -135,11 +143,20 @@ def open_runners(
     contexts: int | None = None,
     precision: str | None = None,
     tune: bool = True,
+    tuning_budget_s: float = TUNING_BUDGET_S,
 ) -> tuple[EngineInfo, list[BatchRunner]]:
     """What a detector consists of: one runner for each context. `vidette bench` also runs them without a service."""
     cv2.setNumThreads(1)  # of the whole process: parallel work is one frame per context, not threads inside a frame
     engine = Engine(resolve_model(model, models_dir))
-    choice, reason = _choose(engine, contexts=contexts, precision=precision, max_batch=max_batch, measured=tune)
+    cores = tuning.available_cores()
+    space = tuning.Space(
+        cores=cores,
+        precisions=_precisions(engine, precision),
+        streams=(contexts,) if contexts else tuning.stream_counts(cores),
+        max_batch=1 if engine.batch_1_reason else max_batch,
+        budget_s=tuning_budget_s,
+    )
+    choice, reason = _measured(engine, space) if tune else (tuning.Tuning(plan=space.first), engine.batch_1_reason)
     info = EngineInfo(
         model=engine.spec.name,
         sha256=engine.spec.sha256,
@@ -171,18 +188,17 @@ def _runner(engine: Engine, choice: tuning.Tuning, *, max_batch: int, iou: float
     return BatchRunner(context, preprocessor, decoder_for(spec.family, spec.input_width, spec.input_height), iou)
 
 
-def _choose(
-    engine: Engine, *, contexts: int | None, precision: str | None, max_batch: int, measured: bool
-) -> tuple[tuning.Tuning, str | None]:
-    """What to run, and why frames must run one by one if they must."""
-    if precision is not None and precision not in engine.precisions:
-        raise ConfigError(f"backend.precision: {precision} is not one of {', '.join(engine.precisions)} on this CPU")
-    cores = tuning.available_cores()
-    precisions = (precision,) if precision else engine.precisions
-    streams = (contexts,) if contexts else tuning.stream_counts(cores)
-    reasons = [engine.batch_1_reason] if engine.batch_1_reason else []
-    if not measured:
-        return tuning.Tuning(plan=tuning.plan_for(precisions[0], streams[0], cores)), next(iter(reasons), None)
+def _precisions(engine: Engine, wanted: str | None) -> tuple[str, ...]:
+    if wanted is None:
+        return engine.precisions
+    if wanted not in engine.precisions:
+        raise ConfigError(f"backend.precision: {wanted} is not one of {', '.join(engine.precisions)} on this CPU")
+    return (wanted,)
+
+
+def _measured(engine: Engine, space: tuning.Space) -> tuple[tuning.Tuning, str | None]:
+    """What to run, and why batches are no larger if there is a reason beyond speed. Raises `ModelError`."""
+    reasons = [engine.batch_1_reason]
 
     def measure(plan: tuning.Plan, batch: int) -> float | None:
         if batch > 1 and (reason := engine.mismatch(plan, batch)):
@@ -192,16 +208,7 @@ def _choose(
         return tuning.time_streams(runs, duration_s=_MEASUREMENT_S, clock=time.perf_counter)
 
     with map_errors({EngineError: ModelError}):
-        choice = tuning.tune(
-            measure,
-            cores=cores,
-            precisions=precisions,
-            streams=streams,
-            max_batch=1 if reasons else max_batch,
-            budget_s=TUNING_BUDGET_S,
-            clock=time.monotonic,
-        )
-    return choice, next(iter(reasons), None)
+        return tuning.tune(measure, space, clock=time.monotonic), reasons[-1]
 
 
 def _work(runner: BatchRunner, jobs: queue.SimpleQueue[_Job | _Stop]) -> None:

@@ -95,19 +95,17 @@ class Engine:
 
     def mismatch(self, plan: Plan, size: int) -> str | None:
         """None when a batch of `size` gives what its frames give alone, else the reason why it cannot be used."""
-        try:
-            context = self.context(plan, (1, size))
-        except ModelError as exc:
-            return f"a batch of {size} does not compile: {exc}"
+        images = self.random_images(size)
 
-        def infer(images: NDArray[np.uint8]) -> list[FloatArray]:
-            context.images[: len(images)] = images
-            return context.infer(0, len(images))
+        def infer(batch: NDArray[np.uint8]) -> list[FloatArray]:
+            images[: len(batch)] = batch
+            return context.infer(0, len(batch))
 
         try:
+            context = self.context(plan, (1, size), images)
             return batch_mismatch(infer, size, (self.spec.input_height, self.spec.input_width))
-        except EngineError as exc:
-            return f"a batch of {size} fails: {exc}"
+        except (ModelError, EngineError) as exc:
+            return f"a batch of {size} cannot be run: {exc}"
 
     def random_images(self, count: int) -> NDArray[np.uint8]:
         """u8[count, height, width, 3] of noise, to measure with."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.backends.cpu.decoder import FrameDecoder
-from app.backends.cpu.open import OpenStream, open_stream
+from app.backends.cpu.open import open_stream
 from app.backends.cpu.reader import PacketReader, VideoPacket
 from app.backends.cpu.surface import CpuSurface
 from app.backends.cpu.timing import Decode, DecodeGate
@@ -63,7 +63,6 @@ class PyavSource:
         self._stop = threading.Event()
         self._max_fps: float | None = None
         self._gate = DecodeGate()
-        self._stream: OpenStream | None = None
         self._reader: PacketReader | None = None
         self._decoder: FrameDecoder | None = None
         self._packets = self._skipped = self._frames = 0
@@ -98,9 +97,9 @@ class PyavSource:
 
     def close(self) -> None:
         self._stop.set()
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.container.close()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
     def frames(self) -> Iterator[SourceFrame[CpuSurface]]:
         if self._stop.is_set():
@@ -121,7 +120,6 @@ class PyavSource:
     def _open(self) -> tuple[PacketReader, FrameDecoder]:
         opened_at = self._clock()
         stream = open_stream(self._request, tls_ca_file=self._tls_ca_file, clock=self._clock)
-        self._stream = stream
         self._announce("described")
         self._reader = PacketReader(
             stream,
@@ -152,6 +150,8 @@ class PyavSource:
         if decode is Decode.SKIP:
             self._skipped += 1
             reader.progressed()
+            if reader.lag.shedding:
+                self._log.warning("reading fell behind the camera; skipping up to its newest keyframe")
             return
         frames = decoder.decode(packet, alone=decode is Decode.ALONE)
         if not frames:

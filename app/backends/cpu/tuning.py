@@ -74,22 +74,28 @@ def stream_counts(cores: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys((min(cores, 16), min(cores, 2), 1)))
 
 
-def tune(
-    measure: Measure,
-    *,
-    cores: int,
-    precisions: Sequence[str],
-    streams: Sequence[int],
-    max_batch: int,
-    budget_s: float,
-    clock: Callable[[], float],
-) -> Tuning:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """What to choose from, likeliest first; at least one of each."""
+
+    cores: int
+    precisions: Sequence[str]
+    streams: Sequence[int]
+    max_batch: int
+    budget_s: float
+
+    @property
+    def first(self) -> Plan:
+        """The likeliest plan, to run when nothing is measured."""
+        return plan_for(self.precisions[0], self.streams[0], self.cores)
+
+
+def tune(measure: Measure, space: Space, *, clock: Callable[[], float]) -> Tuning:
     """Measure precision first, then streams, then batch, each with the best of what came before.
 
-    `precisions` and `streams` come likeliest first and hold at least one value. `measure` must know every plan at
-    batch 1. Stops after `budget_s`, one measurement late at worst.
+    `measure` must know every plan at batch 1. Stops after the budget, one measurement late at worst.
     """
-    ends_at = clock() + budget_s
+    ends_at = clock() + space.budget_s
     rows: list[Measurement] = []
 
     def measured(plan: Plan, batch: int) -> bool:
@@ -100,14 +106,14 @@ def tune(
             rows.append(Measurement(plan=plan, batch=batch, duration_s=duration_s))
         return True
 
-    complete = all(measured(plan_for(precision, streams[0], cores), 1) for precision in precisions)
+    complete = all(measured(plan_for(precision, space.streams[0], space.cores), 1) for precision in space.precisions)
     precision = best_plan(rows).precision
-    complete &= all(measured(plan_for(precision, count, cores), 1) for count in streams[1:])
+    complete &= all(measured(plan_for(precision, count, space.cores), 1) for count in space.streams[1:])
     plan = best_plan(rows)
     single_s = next(row.duration_s for row in rows if row.plan == plan)
     for batch in _BATCHES:
         # A batch saves a fifth at the very best, so what is far over the limit need not be tried.
-        if batch > max_batch or 0.8 * batch * single_s > MAX_BATCH_DURATION_S:
+        if batch > space.max_batch or 0.8 * batch * single_s > MAX_BATCH_DURATION_S:
             break
         before = len(rows)
         complete &= measured(plan, batch)

@@ -55,13 +55,13 @@ class YoloV8:
     needs_nms = True
 
     def decode(self, outputs: Sequence[FloatArray], min_score: float) -> Candidates:
-        output = outputs[0]
-        anchors = np.flatnonzero(output[4:].max(axis=0) >= min_score)
-        found = output[:, anchors]
-        class_ids, which = np.nonzero(found[4:] >= min_score)
+        boxes, scores = outputs[0][:4], outputs[0][4:]
+        reached = np.flatnonzero(scores.reshape(-1) >= min_score)
+        class_ids, anchors = np.divmod(reached, scores.shape[1])
+        found = boxes[:, anchors]
         return Candidates(
-            boxes=corners(found[:2, which].T, found[2:4, which].T),
-            scores=found[4 + class_ids, which],
+            boxes=corners(found[:2].T, found[2:].T),
+            scores=scores[class_ids, anchors],
             class_ids=class_ids.astype(np.int32),
         )
 

@@ -1,0 +1,525 @@
+"""Every row of the contract's REST table, over real HTTP, with synthetic cameras."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+
+from app import __version__
+from app.backends.synthetic.backend import SyntheticBackend
+from app.backends.synthetic.detector import CLASSES, SyntheticDetector
+from tests.support.app import API, RunningApp, StartApp
+from tests.support.fakes import SlowOpeningBackend
+from tests.support.wait import wait_until
+
+CAMERA_FIELDS = {
+    "id",
+    "name",
+    "url",
+    "username",
+    "password_set",
+    "enabled",
+    "transport",
+    "max_fps",
+    "priority",
+    "min_score",
+    "classes",
+    "labels",
+    "status",
+}
+STATUS_FIELDS = {
+    "state",
+    "since",
+    "retry_in_s",
+    "error",
+    "decoder",
+    "decoder_reason",
+    "codec",
+    "width",
+    "height",
+    "declared_fps",
+    "measured_fps",
+    "inferred_fps",
+    "restarts",
+    "last_frame_at",
+    "frames",
+}
+RESULT_FIELDS = {
+    "type",
+    "version",
+    "camera_id",
+    "seq",
+    "pts_s",
+    "captured_at",
+    "clock",
+    "timing_ms",
+    "width",
+    "height",
+    "model",
+    "batch_size",
+    "detections",
+}
+
+
+# Cameras: list, register, read
+
+
+async def test_a_registered_camera_is_answered_with_its_place_and_connects_at_once(running: RunningApp) -> None:
+    body = {"name": "Gate 1", "url": "rtsp://camera.test/1?fps=50"}
+    response = await running.http.post(f"{API}/cameras", json=body)
+    assert response.status_code == 201
+    assert response.headers["location"] == f"{API}/cameras/gate-1"
+    camera = response.json()
+    assert set(camera) == CAMERA_FIELDS
+    assert set(camera["status"]) == STATUS_FIELDS
+    assert camera["status"]["state"] in ("connecting", "running")
+    assert (await running.http.get(response.headers["location"])).json()["id"] == "gate-1"
+    await running.wait_state("gate-1", "running")
+
+
+async def test_a_camera_shows_what_was_registered_and_its_defaults(running: RunningApp) -> None:
+    plain = await running.register("plain", enabled=False)
+    assert {key: plain[key] for key in CAMERA_FIELDS - {"status", "url", "id"}} == {
+        "name": "plain",
+        "username": None,
+        "password_set": False,
+        "enabled": False,
+        "transport": "auto",
+        "max_fps": None,
+        "priority": 5,
+        "min_score": None,
+        "classes": None,
+        "labels": {},
+    }
+    given = {
+        "name": "Süd – Tor",
+        "username": "admin",
+        "enabled": False,
+        "transport": "udp",
+        "max_fps": 2.5,
+        "priority": 10,
+        "min_score": 0.5,
+        "classes": ["car"],
+        "labels": {"floor": "2", "ö": "✓"},
+    }
+    full = await running.register("full", password="hunter2", **given)
+    assert {key: full[key] for key in given} == given
+    assert full["password_set"] is True
+    assert "password" not in full
+
+
+async def test_a_running_camera_s_status_is_complete(running: RunningApp) -> None:
+    await running.register("gate-1", "fps=50&width=640&height=360")
+    await running.wait_published("gate-1", 5)
+    status = (await running.camera("gate-1"))["status"]
+    assert status["state"] == "running"
+    assert (status["error"], status["retry_in_s"], status["restarts"]) == (None, None, 0)
+    assert (status["decoder"], status["codec"], status["width"], status["height"]) == ("synthetic", "synthetic", 640, 360)
+    assert status["declared_fps"] == 50
+    assert status["measured_fps"] == pytest.approx(50, rel=0.3)
+    assert status["inferred_fps"] > 0
+    assert status["since"] <= status["last_frame_at"]
+    assert status["since"].endswith("Z")
+    frames = status["frames"]
+    assert set(frames["dropped"]) == {"rate_limit", "replaced", "stale", "infer_failed", "shutdown"}
+    assert frames["decoded"] == frames["published"] + sum(frames["dropped"].values()) + frames["in_flight"]
+
+
+@pytest.mark.parametrize("code", ["auth_failed", "unsupported_codec", "end_of_stream"])
+async def test_a_failing_camera_says_why_and_when_it_tries_again(running: RunningApp, code: str) -> None:
+    await running.register("gate-1", f"fail={code}")
+    status = (await running.wait_state("gate-1", "retrying"))["status"]
+    assert status["error"]["code"] == code
+    assert status["error"]["message"]
+    assert 0 <= status["retry_in_s"] <= 4
+    assert status["restarts"] >= 1
+    assert status["measured_fps"] == status["inferred_fps"] == 0
+
+
+async def test_a_disabled_camera_is_not_watched(running: RunningApp) -> None:
+    camera = await running.register("gate-1", enabled=False)
+    assert camera["status"]["state"] == "disabled"
+    assert camera["status"]["frames"]["decoded"] == 0
+
+
+async def test_the_list_is_an_array_in_the_order_of_registration(running: RunningApp) -> None:
+    assert (await running.http.get(f"{API}/cameras")).json() == []
+    for name in ("b", "a", "c"):
+        await running.register(name, enabled=False)
+    listed = (await running.http.get(f"{API}/cameras")).json()
+    assert [camera["id"] for camera in listed] == ["b", "a", "c"]
+    assert set(listed[0]) == CAMERA_FIELDS
+
+
+# Change
+
+
+async def test_min_score_takes_effect_within_a_second_without_a_reconnect(running: RunningApp) -> None:
+    await running.register("gate-1", "fps=50")
+    await running.wait_published("gate-1")
+    before = (await running.wait_state("gate-1", "running"))["status"]
+    started_at = asyncio.get_running_loop().time()
+    await running.patch("gate-1", min_score=0.95)  # the synthetic object's score is 0.9
+    await wait_until(lambda: _newest(running, "gate-1")["detections"] == [])
+    await running.patch("gate-1", min_score=0.5)
+    await wait_until(lambda: len(_newest(running, "gate-1")["detections"]) == 1)
+    assert asyncio.get_running_loop().time() - started_at < 2
+    after = (await running.camera("gate-1"))["status"]
+    assert (after["state"], after["since"], after["restarts"]) == ("running", before["since"], 0)
+
+
+async def test_classes_take_effect_within_a_second_without_a_reconnect(running: RunningApp) -> None:
+    await running.register("gate-1", "fps=50")
+    await running.wait_published("gate-1")
+    before = (await running.wait_state("gate-1", "running"))["status"]
+    started_at = asyncio.get_running_loop().time()
+    await running.patch("gate-1", classes=["car"])
+    await wait_until(lambda: _newest(running, "gate-1")["detections"] == [])
+    await running.patch("gate-1", classes=None)
+    await wait_until(lambda: len(_newest(running, "gate-1")["detections"]) == 1)
+    assert asyncio.get_running_loop().time() - started_at < 2
+    after = (await running.camera("gate-1"))["status"]
+    assert (after["since"], after["restarts"]) == (before["since"], 0)
+
+
+def _newest(running: RunningApp, camera_id: str) -> Any:
+    result = running.parts.hub.history.latest(camera_id)
+    assert result is not None
+    return result.message
+
+
+async def test_a_rate_limit_takes_effect_without_a_reconnect(running: RunningApp) -> None:
+    await running.register("gate-1", "fps=100")
+    since = (await running.wait_state("gate-1", "running"))["status"]["since"]
+    await running.patch("gate-1", max_fps=5)
+    lane = running.parts.registry.get("gate-1").lane
+    await wait_until(lambda: lane.counts().dropped["rate_limit"] > 20)
+    assert (await running.camera("gate-1"))["status"]["since"] == since
+
+
+async def test_a_new_url_reconnects_and_counts_on(running: RunningApp) -> None:
+    await running.register("gate-1", "fps=50&width=640&height=360")
+    await running.wait_published("gate-1", 3)
+    before = (await running.camera("gate-1"))["status"]
+    changed = await running.patch("gate-1", url="rtsp://camera.test/2?fps=50&width=320&height=200")
+    assert changed["url"] == "rtsp://camera.test/2?fps=50&width=320&height=200"
+    assert changed["status"]["state"] == "connecting"
+    after = (await running.wait_state("gate-1", "running"))["status"]
+    assert after["since"] > before["since"]
+    assert (after["width"], after["height"]) == (320, 200)
+    assert after["frames"]["decoded"] >= before["frames"]["decoded"]
+    assert after["restarts"] == 0
+
+
+async def test_a_patch_leaves_alone_what_it_does_not_mention(running: RunningApp) -> None:
+    before = await running.register("gate-1", enabled=False, priority=9, labels={"a": "b"}, password="hunter2")
+    after = await running.patch("gate-1", name="New")
+    assert {**after, "status": None, "name": "gate-1"} == {**before, "status": None}
+    assert (await running.patch("gate-1"))["name"] == "New"
+    assert (await running.patch("gate-1", labels={"c": "d"}))["labels"] == {"c": "d"}
+    assert (await running.patch("gate-1", password=None))["password_set"] is False
+
+
+async def test_a_replacement_resets_what_it_does_not_mention_but_keeps_the_password(running: RunningApp) -> None:
+    await running.register("gate-1", enabled=False, priority=9, labels={"a": "b"}, password="hunter2", username="admin")
+    body = {"url": "rtsp://camera.test/2", "enabled": False}
+    response = await running.http.put(f"{API}/cameras/gate-1", json=body)
+    assert response.status_code == 200
+    replaced = response.json()
+    assert (replaced["priority"], replaced["labels"], replaced["username"]) == (5, {}, None)
+    assert replaced["url"] == "rtsp://camera.test/2"
+    assert replaced["password_set"] is True
+    assert running.parts.registry.request(running.parts.registry.get("gate-1").settings).password == "hunter2"
+    response = await running.http.put(f"{API}/cameras/gate-1", json={**body, "password": None})
+    assert response.json()["password_set"] is False
+
+
+async def test_a_camera_is_switched_off_and_on(running: RunningApp) -> None:
+    await running.register("gate-1")
+    await running.wait_state("gate-1", "running")
+    assert (await running.patch("gate-1", enabled=False))["status"]["state"] == "disabled"
+    assert (await running.patch("gate-1", enabled=True))["status"]["state"] == "connecting"
+    await running.wait_state("gate-1", "running")
+
+
+async def test_restart_reconnects_now(running: RunningApp) -> None:
+    await running.register("gate-1", "fps=50&after=2&fail=auth_failed")
+    lane = running.parts.registry.get("gate-1").lane
+    for number in range(1, 4):
+        await running.wait_state("gate-1", "retrying")
+        response = await running.http.post(f"{API}/cameras/gate-1/restart")
+        assert response.status_code == 200
+        assert response.json()["status"]["state"] == "connecting"
+        await wait_until(lambda number=number: lane.counts().decoded >= 2 * (number + 1))  # type: ignore[misc]
+
+
+async def test_a_removed_camera_is_gone_everywhere(running: RunningApp) -> None:
+    await running.register("gate-1")
+    await running.wait_published("gate-1")
+    camera = running.parts.registry.get("gate-1")
+    response = await running.http.delete(f"{API}/cameras/gate-1")
+    assert (response.status_code, response.content) == (204, b"")
+    for path in ("", "/detections", "/snapshot.jpg"):
+        assert (await running.http.get(f"{API}/cameras/gate-1{path}")).status_code == 404
+    assert (await running.http.get(f"{API}/detections/latest")).json() == []
+    assert "gate-1" not in await running.metrics()
+    await asyncio.wait_for(camera.ended.wait(), 10)
+    assert camera.lane.counts().in_flight == 0
+
+
+async def test_a_camera_that_comes_back_under_its_old_name_starts_anew(running: RunningApp) -> None:
+    await running.register("gate-1")
+    await running.wait_published("gate-1", 10)
+    await running.remove("gate-1")
+    again = await running.register("gate-1", "fps=1")
+    assert again["status"]["frames"]["decoded"] <= 1
+    await running.wait_published("gate-1")
+    kept = (await running.http.get(f"{API}/cameras/gate-1/detections")).json()
+    assert [result["seq"] for result in kept] == [1]
+
+
+# Results
+
+
+async def test_results_have_the_shape_of_the_websocket_message(running: RunningApp) -> None:
+    await running.register("gate-1", "fps=100&width=640&height=360")
+    await running.wait_published("gate-1", 5)
+    results = (await running.http.get(f"{API}/cameras/gate-1/detections")).json()
+    assert all(set(result) == RESULT_FIELDS for result in results)
+    result = results[-1]
+    assert (result["type"], result["version"], result["camera_id"], result["clock"]) == (
+        "detections",
+        1,
+        "gate-1",
+        "arrival",
+    )
+    assert set(result["timing_ms"]) == {"decode", "queue", "preprocess", "infer", "postprocess", "total"}
+    assert result["timing_ms"]["total"] >= result["timing_ms"]["infer"] > 0
+    (found,) = result["detections"]
+    assert set(found) == {"box", "score", "class_id", "label", "track_id"}
+    x1, y1, x2, y2 = found["box"]
+    assert 0 <= x1 < x2 <= 640
+    assert 0 <= y1 < y2 <= 360
+    assert (found["label"], found["track_id"]) == ("person", None)
+
+
+async def test_the_newest_results_come_oldest_first_with_a_limit_and_a_start(start_app: StartApp) -> None:
+    running = await start_app(history={"size": 8})
+    await running.register("gate-1", "fps=100")
+    await running.wait_published("gate-1", 10)
+    await running.patch("gate-1", enabled=False)
+    camera = running.parts.registry.get("gate-1")
+    await wait_until(lambda: camera.ended.is_set() and camera.lane.counts().in_flight == 0)
+
+    async def seqs(query: str = "") -> list[int]:
+        response = await running.http.get(f"{API}/cameras/gate-1/detections{query}")
+        assert response.status_code == 200
+        return [result["seq"] for result in response.json()]
+
+    every = await seqs()
+    assert every == sorted(every)
+    assert len(every) == 8
+    assert await seqs("?limit=3") == every[-3:]
+    assert await seqs(f"?since_seq={every[4]}") == every[5:]
+    assert await seqs(f"?since_seq={every[1]}&limit=2") == every[-2:]
+    assert await seqs(f"?since_seq={every[-1]}") == []
+    assert await seqs("?since_seq=0") == every
+    assert await seqs(f"?since_seq={10**30}") == []
+
+
+async def test_latest_gives_the_newest_of_every_camera_that_has_one(running: RunningApp) -> None:
+    assert (await running.http.get(f"{API}/detections/latest")).json() == []
+    await running.register("b")
+    await running.register("a")
+    await running.register("dead", "fail=dns_failed")
+    await running.wait_published("a")
+    await running.wait_published("b")
+    response = await running.http.get(f"{API}/detections/latest")
+    assert response.headers["content-type"] == "application/json"
+    assert [result["camera_id"] for result in response.json()] == ["b", "a"]
+
+
+async def test_a_snapshot_is_a_jpeg_with_boxes_unless_unwanted(running: RunningApp) -> None:
+    await running.register("gate-1", "fps=100&after=3&hang=1&width=320&height=200")
+    lane = running.parts.registry.get("gate-1").lane
+    await wait_until(lambda: lane.counts().decoded == 3 and lane.counts().in_flight == 0)
+    response = await running.http.get(f"{API}/cameras/gate-1/snapshot.jpg")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "image/jpeg"
+    assert response.headers["cache-control"] == "no-store"
+    assert int(response.headers["x-frame-seq"]) >= 1
+    assert response.headers["x-captured-at"].endswith("Z")
+    bare = await running.http.get(f"{API}/cameras/gate-1/snapshot.jpg?overlay=false")
+
+    def pixels(data: bytes) -> Any:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
+    drawn, plain = pixels(response.content), pixels(bare.content)
+    assert drawn.shape == plain.shape == (200, 320, 3)
+    assert (np.abs(drawn.astype(int) - plain) > 60).any()
+
+
+async def test_a_camera_without_a_picture_is_not_ready(running: RunningApp) -> None:
+    await running.register("gate-1", "fail=dns_failed")
+    response = await running.http.get(f"{API}/cameras/gate-1/snapshot.jpg")
+    assert (response.status_code, response.json()["code"]) == (503, "not_ready")
+
+
+# What runs here
+
+
+async def test_models_describes_the_loaded_model(running: RunningApp) -> None:
+    (model,) = (await running.http.get(f"{API}/models")).json()
+    assert model["name"] == "synthetic"
+    assert len(model["sha256"]) == 64
+    assert (model["family"], model["precision"], model["backend"]) == ("synthetic", "none", "synthetic")
+    assert (model["input_width"], model["input_height"]) == (640, 640)
+    assert model["classes"] == list(CLASSES)
+    assert model["batch_sizes"] == [1, 16]
+
+
+async def test_system_says_what_runs_and_why_and_what_every_other_backend_lacks(running: RunningApp) -> None:
+    system = (await running.http.get(f"{API}/system")).json()
+    assert (system["version"], system["state"]) == (__version__, "ready")
+    assert system["backend"] == {"name": "synthetic", "reason": "backend.device is synthetic"}
+    assert {backend["name"] for backend in system["backends"]} == {"cuda", "cpu", "synthetic"}
+    assert all(backend["reason"] for backend in system["backends"])
+    assert system["uptime_s"] >= 0
+
+
+async def test_capacity_says_what_is_used_and_left_and_how_it_was_measured(start_app: StartApp) -> None:
+    running = await start_app(SyntheticBackend(SyntheticDetector(contexts=1, max_batch=4, base_s=0.1, frame_s=0.1)))
+    await running.register("off", enabled=False)
+    await running.register("gate-1", "fps=5")
+    await running.wait_published("gate-1", 2)
+    capacity = (await running.http.get(f"{API}/capacity")).json()
+    assert capacity["cameras"] == 1
+    assert capacity["inference"]["capacity_fps"] == 8.0
+    assert capacity["inference"]["left_fps"] == pytest.approx(8 - capacity["inference"]["used_fps"], abs=0.11)
+    assert capacity["room_for"] == 7
+    assert (capacity["least_fps"], capacity["refusal"]) == (1.0, None)
+    assert capacity["decode"]["cores"] >= 1
+    assert capacity["memory"]["used_bytes"] > 1e6
+    assert all(capacity[part]["measured"] for part in ("decode", "inference", "memory"))
+
+
+async def test_probes_page_and_documentation_are_there(running: RunningApp) -> None:
+    assert (await running.http.get("/livez")).json() == {"status": "ok"}
+    assert (await running.http.get("/readyz")).json() == {"status": "ready"}
+    for path in ("/", "/docs"):
+        response = await running.http.get(path)
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/html")
+
+
+async def test_readiness_does_not_wait_for_cameras(running: RunningApp) -> None:
+    await running.register("dead", "fail=connect_timeout")
+    await running.wait_state("dead", "retrying")
+    assert (await running.http.get("/readyz")).status_code == 200
+
+
+async def test_until_the_engine_is_warm_only_the_process_answers(start_app: StartApp) -> None:
+    backend = SlowOpeningBackend()
+    running = await start_app(backend, wait_ready=False)
+    try:
+        assert (await running.http.get("/livez")).status_code == 200
+        for path in ("/readyz", f"{API}/cameras", f"{API}/capacity", f"{API}/models", f"{API}/detections/latest"):
+            response = await running.http.get(path)
+            assert (response.status_code, response.json()["code"]) == (503, "not_ready"), path
+            assert response.headers["retry-after"] == "2"
+        assert (await running.http.get(f"{API}/system")).json()["state"] == "starting"
+    finally:
+        backend.go_on.set()
+    await wait_until(lambda: running.service.state == "ready")
+    assert (await running.http.get("/readyz")).status_code == 200
+
+
+async def test_the_openapi_document_names_every_route_and_shape(running: RunningApp) -> None:
+    document = (await running.http.get("/openapi.json")).json()
+    assert {
+        f"{API}/cameras": {"get", "post"},
+        f"{API}/cameras/{{camera_id}}": {"get", "put", "patch", "delete"},
+        f"{API}/cameras/{{camera_id}}/restart": {"post"},
+        f"{API}/cameras/{{camera_id}}/detections": {"get"},
+        f"{API}/cameras/{{camera_id}}/snapshot.jpg": {"get"},
+        f"{API}/detections/latest": {"get"},
+        f"{API}/diagnose": {"post"},
+        f"{API}/capacity": {"get"},
+        f"{API}/models": {"get"},
+        f"{API}/system": {"get"},
+        "/livez": {"get"},
+        "/readyz": {"get"},
+        "/metrics": {"get"},
+    } == {path: set(operations) for path, operations in document["paths"].items()}
+    schemas = document["components"]["schemas"]
+    assert set(schemas["CameraView"]["properties"]) == CAMERA_FIELDS
+    assert set(schemas["StatusView"]["properties"]) == STATUS_FIELDS
+    assert set(schemas["ResultView"]["properties"]) == RESULT_FIELDS
+    problem = document["paths"][f"{API}/cameras"]["post"]["responses"]["409"]["content"]
+    assert list(problem) == ["application/problem+json"]
+
+
+# Many cameras, one after another
+
+
+async def test_a_hundred_cameras_come_and_go_without_a_trace(running: RunningApp) -> None:
+    process = psutil.Process()
+    registry = running.parts.registry
+
+    async def cycle(number: int) -> None:
+        await running.register("gate-1", "fps=200", password=f"secret-{number}", labels={"n": str(number)})
+        camera = registry.get("gate-1")
+        await wait_until(lambda: camera.lane.counts().published >= 1)
+        await running.remove("gate-1")
+        await asyncio.wait_for(camera.ended.wait(), 10)
+
+    def measure() -> tuple[int, int, int]:
+        return process.num_threads(), process.num_fds(), process.memory_info().rss
+
+    for number in range(10):  # pools and caches fill up once
+        await cycle(number)
+    threads, fds, memory = await asyncio.to_thread(measure)
+    for number in range(100):
+        await cycle(number)
+    threads_after, fds_after, memory_after = await asyncio.to_thread(measure)
+    assert threads_after <= threads + 1  # a pool may still be growing
+    assert fds_after <= fds + 1
+    assert memory_after - memory < 6e6
+
+
+async def test_registering_cameras_does_not_disturb_one_that_runs(running: RunningApp) -> None:
+    await running.register("steady", "fps=50")
+    await running.wait_published("steady", 10)
+    before = (await running.camera("steady"))["status"]
+    await asyncio.gather(*(running.register(f"other-{n}", "fail=auth_failed") for n in range(20)))
+    await running.remove(*(f"other-{n}" for n in range(20)))
+    after = (await running.camera("steady"))["status"]
+    assert (after["since"], after["restarts"]) == (before["since"], 0)
+    await running.wait_published("steady", after["frames"]["published"] + 5)
+
+
+async def test_cameras_survive_a_restart_of_the_service(data_dir: Path, start_app: StartApp) -> None:
+    first = await start_app()
+    await first.register("gate-1", "fps=50", password="hunter2", classes=["person"], max_fps=7)
+    await first.register("off", enabled=False)
+    expected = [await first.camera("gate-1"), await first.camera("off")]
+    await first.stop()
+    second = await start_app()
+    listed = (await second.http.get(f"{API}/cameras")).json()
+    assert [{**camera, "status": None} for camera in listed] == [{**camera, "status": None} for camera in expected]
+    await second.wait_state("gate-1", "running")
+
+
+async def test_bodies_are_json_in_utf_8_whatever_the_environment(running: RunningApp) -> None:
+    body = json.dumps({"url": "rtsp://camera.test/1", "name": "Tür", "enabled": False}, ensure_ascii=False).encode()
+    response = await running.http.post(f"{API}/cameras", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 201
+    assert response.json()["name"] == "Tür"
+    assert response.json()["id"] == "tur"
