@@ -76,7 +76,7 @@ def average_precision(
 
 def _match(truth: Truth, claims: Claims, class_id: int) -> _Matched:
     claimed = np.flatnonzero(claims.class_ids == class_id)
-    best = claimed[by_score(claims.scores[claimed], _MAX_DETECTIONS)]
+    best = claimed[by_score(claims.scores[claimed])[:_MAX_DETECTIONS]]
     of_class = np.flatnonzero(truth.class_ids == class_id)
     of_class = of_class[np.argsort(truth.crowd[of_class], kind="stable")]  # crowds last: real objects go first
     crowd = truth.crowd[of_class]

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from app.types import FloatArray, IntArray
 
 
-def by_score(scores: FloatArray, limit: int) -> NDArray[np.intp]:
-    """Indices of the `limit` best scores, best first; of equal scores the first comes first."""
-    return np.argsort(-scores, kind="stable")[:limit]
+def by_score(scores: FloatArray) -> NDArray[np.intp]:
+    """Indices by score, best first; of equal scores the first comes first."""
+    return np.argsort(-scores, kind="stable")
 
 
 def iou_matrix(boxes: FloatArray, others: FloatArray) -> FloatArray:

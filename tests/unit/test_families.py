@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.errors import ModelError
-from app.inference.families.base import Candidates, cell_count, grid
+from app.inference.families.base import MAX_CANDIDATES, Candidates, cell_count, grid, reached
 from app.inference.families.identify import FAMILIES, INPUT_FORMATS, Evidence, OutputTensor, decoder_for, identify
 from app.inference.families.nanodet import NanoDet
 from app.inference.families.yolo import EndToEnd, YoloV5, YoloV8, Yolox
@@ -123,6 +123,21 @@ def test_nanodet_plus_measures_from_the_corner_and_has_a_fourth_stride() -> None
     scores, sides = _nanodet_outputs(CELLS_64 + 1, CELLS_64, 0.6)  # the only cell of stride 64
     box, _, _ = _one(NanoDet(64, 64, plus=True).decode([np.hstack((scores, sides))], 0.5))
     assert box == pytest.approx([-64, -128, 192, 256])
+
+
+def test_of_many_candidates_the_best_remain_and_of_equal_ones_the_first() -> None:
+    scores = np.full(3 * MAX_CANDIDATES, 0.5, dtype=np.float32)
+    scores[::3] = np.linspace(0.3, 0.4, MAX_CANDIDATES)
+    scores[-10:] = 0.9
+    rows = reached(scores, 0.25)
+    assert len(rows) == MAX_CANDIDATES
+    assert rows.tolist() == sorted(rows.tolist())
+    assert set(range(3 * MAX_CANDIDATES - 10, 3 * MAX_CANDIDATES)) <= set(rows.tolist())
+    assert rows[:4].tolist() == [1, 2, 4, 5] and (scores[rows] >= 0.5).all()
+
+
+def test_a_score_of_exactly_the_floor_reaches_it() -> None:
+    assert reached(np.array([0.5, 0.25, 0.2499], dtype=np.float32), 0.25).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -13,7 +13,6 @@ from app.inference.geometry import Letterbox, to_source
 from app.inference.nms import by_score, nms
 from app.types import FloatArray, IntArray
 
-MAX_CANDIDATES = 1000  # that enter NMS, which takes n² time and memory; a frame at 0.25 has tens
 MAX_BOXES = 300  # of one frame, as in COCO-trained YOLOs
 
 
@@ -67,7 +66,7 @@ def _postprocess(
 def _best(decoder: Decoder, outputs: Sequence[FloatArray], min_score: float, iou: float) -> Candidates:
     """A frame's candidates that reach its score and survive NMS, best first, in input pixels."""
     found = decoder.decode(outputs, min_score)
-    found = _pick(found, by_score(found.scores, MAX_CANDIDATES))
+    found = _pick(found, by_score(found.scores))
     return _pick(found, nms(found.boxes, found.class_ids, iou)[:MAX_BOXES]) if decoder.needs_nms else found
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.inference.geometry import Placement
 from app.types import FloatArray, IntArray
@@ -15,6 +16,7 @@ Colour: TypeAlias = Literal["bgr", "rgb"]
 Rgb: TypeAlias = tuple[float, float, float]
 
 STRIDES = (8, 16, 32)
+MAX_CANDIDATES = 1000  # of a frame; NMS takes n² time and memory. At usual scores a frame has tens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +46,23 @@ class Decoder(Protocol):
     def needs_nms(self) -> bool: ...
 
     def decode(self, outputs: Sequence[FloatArray], min_score: float) -> Candidates:
-        """Candidates with a score of at least `min_score`. `outputs` are one frame's, without the batch axis."""
+        """The best `MAX_CANDIDATES` with a score of at least `min_score`. `outputs` lack the batch axis."""
         ...
+
+
+def reached(scores: FloatArray, min_score: float) -> NDArray[np.intp]:
+    """Indices, rising, of the f32[n] scores that reach `min_score`: the best `MAX_CANDIDATES`, of equal ones the first.
+
+    However low a score is asked for, what follows has little to do.
+    """
+    found = np.flatnonzero(scores >= min_score)
+    if len(found) <= MAX_CANDIDATES:
+        return found
+    values = scores[found]
+    last = np.partition(values, -MAX_CANDIDATES)[-MAX_CANDIDATES]
+    taken = values > last
+    taken[np.flatnonzero(values == last)[: MAX_CANDIDATES - np.count_nonzero(taken)]] = True
+    return found[taken]
 
 
 @dataclass(frozen=True, slots=True)

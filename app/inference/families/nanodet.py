@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.inference.families.base import STRIDES, Candidates, grid
+from app.inference.families.base import STRIDES, Candidates, grid, reached
 from app.types import FloatArray
 
 BINS = 8  # reg_max 7: distances of 0..7 strides
@@ -32,9 +32,7 @@ class NanoDet:
 
     def decode(self, outputs: Sequence[FloatArray], min_score: float) -> Candidates:
         class_scores, logits = _join(outputs)
-        cells = np.flatnonzero(class_scores.max(axis=1) >= min_score)
-        which, class_ids = np.nonzero(class_scores[cells] >= min_score)
-        rows = cells[which]
+        rows, class_ids = np.divmod(reached(class_scores.reshape(-1), min_score), class_scores.shape[1])
         sides = _mean_bin(logits[rows].reshape(-1, 4, BINS)) * self._strides[rows]
         centres = self._centres[rows]
         return Candidates(

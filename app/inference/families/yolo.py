@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.families.base import Candidates, corners, grid
+from app.inference.families.base import Candidates, corners, grid, reached
 from app.types import FloatArray
 
 
@@ -56,8 +56,7 @@ class YoloV8:
 
     def decode(self, outputs: Sequence[FloatArray], min_score: float) -> Candidates:
         boxes, scores = outputs[0][:4], outputs[0][4:]
-        reached = np.flatnonzero(scores.reshape(-1) >= min_score)
-        class_ids, anchors = np.divmod(reached, scores.shape[1])
+        class_ids, anchors = np.divmod(reached(scores.reshape(-1), min_score), scores.shape[1])
         found = boxes[:, anchors]
         return Candidates(
             boxes=corners(found[:2].T, found[2:].T),
@@ -73,7 +72,7 @@ class EndToEnd:
 
     def decode(self, outputs: Sequence[FloatArray], min_score: float) -> Candidates:
         output = outputs[0]
-        found = output[output[:, 4] >= min_score]
+        found = output[reached(output[:, 4], min_score)]
         return Candidates(boxes=found[:, :4], scores=found[:, 4], class_ids=found[:, 5].astype(np.int32))
 
 
@@ -85,5 +84,5 @@ def _best_with_objectness(
     rows = np.flatnonzero(output[:, 4] >= min_score)
     class_scores = output[rows, 5:]
     scores = output[rows, 4] * class_scores.max(axis=1, initial=0.0)
-    enough = scores >= min_score
+    enough = reached(scores, min_score)
     return rows[enough], scores[enough], class_scores[enough].argmax(axis=1).astype(np.int32)
