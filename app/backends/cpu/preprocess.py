@@ -29,7 +29,7 @@ class Preprocessor:
     by the model's own graph, which measured the same as doing it here and saves a float copy of every frame.
 
     YUV frames are scaled plane by plane and only then turned into RGB, with the matrix and the range of the stream:
-    twice as fast at 720p as turning the whole frame into RGB first, within 3 levels of it for 99 % of the pixels.
+    twice as fast at 720p as turning the whole frame into RGB first, within 5 levels of it for 99 % of the pixels.
     """
 
     def __init__(self, spec: ModelSpec, capacity: int) -> None:

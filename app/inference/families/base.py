@@ -62,7 +62,8 @@ def reached(scores: FloatArray, min_score: float) -> NDArray[np.intp]:
     last = np.partition(values, -MAX_CANDIDATES)[-MAX_CANDIDATES]
     taken = values > last
     taken[np.flatnonzero(values == last)[: MAX_CANDIDATES - np.count_nonzero(taken)]] = True
-    return found[taken]
+    best: NDArray[np.intp] = found[taken]
+    return best
 
 
 @dataclass(frozen=True, slots=True)
