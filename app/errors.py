@@ -38,6 +38,10 @@ class ModelError(ConfigError):
     """A model file cannot be read, matches no family, or is not what its description says."""
 
 
+class DownloadFailed(AppError):
+    """A published model could not be fetched; what was there before is untouched."""
+
+
 class StoreError(ConfigError):
     """The camera database is corrupt, locked, read-only or from a newer version."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -21,6 +20,7 @@ from app.batching.policy import BatchPolicy
 from app.cameras.capacity import Load
 from app.cameras.registry import Registry
 from app.cameras.store import CameraStore
+from app.cores import available_cores
 from app.errors import NotReady, TooManyRequests
 from app.inference.detector import Detector
 from app.results.history import History
@@ -149,10 +149,8 @@ class Service:
         hub: ResultHub[Any] = ResultHub(model=info.model, classes=info.classes, history=History(settings.history.size))
         _close_later(stack, "subscribers", hub.aclose)
         batching = settings.batching
-        # A size that somebody wrote down is obeyed; the default lets the start-up measurement choose less.
-        limit = info.max_batch if "max_size" in batching.model_fields_set else info.best_batch
         policy = BatchPolicy(
-            max_size=min(batching.max_size, limit),
+            max_size=min(batching.max_size, info.best_batch),
             max_delay_s=batching.max_delay_ms / 1e3,
             max_age_s=batching.max_age_ms / 1e3,
         )
@@ -201,17 +199,12 @@ class Service:
         return Load(
             cameras=sum(status.state != "disabled" for status in statuses),
             decode_cores=self.decode_cores,
-            cores=usable_cores(),
+            cores=available_cores(),
             inferred_fps=sum(status.inferred_fps for status in statuses),
             capacity_fps=parts.engine.capacity_fps,
             memory_used_bytes=self._process.memory_info().rss,
             memory_free_bytes=memory.available,
         )
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on; less than the machine's in a container that is pinned."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 async def _open_detector(choice: Choice) -> Detector[Any]:

@@ -20,6 +20,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.cameras.urls import redact
 from app.errors import ConfigError
 
 ENV_PREFIX = "VIDETTE_"
@@ -227,7 +228,7 @@ def field_errors(errors: Sequence[Any]) -> Iterator[tuple[str, str]]:
             # A body that is only text may be a URL with a password in it.
             secretive = field == "body" or any(word in field for word in ("password", "token", "url"))
             if isinstance(error.get("input"), (int, float, str)) and not secretive:
-                message += f", not {str(error['input'])[:80]!r}"
+                message += f", not {redact(str(error['input']))[:80]!r}"
         yield field, message
 
 

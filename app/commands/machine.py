@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from app import __version__
-from app.service import usable_cores
+from app.cores import available_cores
 
 PACKAGES = (
     "av",
@@ -48,7 +48,7 @@ def this_machine() -> Machine:
     """Look around. Blocking, some milliseconds."""
     return Machine(
         cpu=cpu_name(),
-        cores=usable_cores(),
+        cores=available_cores(),
         memory_bytes=int(psutil.virtual_memory().total),
         platform=platform.platform(),
         python=f"{platform.python_implementation()} {platform.python_version()}",

@@ -8,13 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from app.backends.select import probe_cpu
 from app.commands.columns import in_columns
 from app.commands.progress import Progress
-from app.errors import BackendUnavailable, EngineError, ModelError
-from app.types import Frame, FrameTimes
+from app.errors import BackendUnavailable, ModelError
 
 if TYPE_CHECKING:  # a machine without the onnx package has a doctor too
     from app.inference.model import ModelSpec
@@ -98,25 +95,17 @@ def add_one(source: str, models_dir: Path, *, as_json: bool) -> int:
 
 
 def try_model(spec: ModelSpec) -> tuple[str, ...]:
-    """Run a model once, on a grey picture, as the service would. Blocking. Returns what is worth knowing of it.
+    """Run a model on random images, alone and in batches. Blocking, seconds. Returns what is worth knowing of it.
 
     Raises `ModelError` when it cannot be run here, `BackendUnavailable` when nothing can.
     """
     available = probe_cpu()
     if not available.available:
         raise BackendUnavailable(available.name, available.reason)
-    from app.backends.cpu.detector import open_runners
-    from app.backends.cpu.surface import CpuSurface
+    from app.backends.cpu.engine import check_model
 
-    picture = CpuSurface.from_bgr(np.full((360, 640, 3), 114, dtype=np.uint8))
-    times = FrameTimes(arrived_at=0.0, decoded_at=0.0, decode_s=0.0, captured_utc=0.0, clock="arrival")
-    frame = Frame(camera_id="trial", seq=1, pts_s=None, times=times, surface=picture)
-    info, runners = open_runners(str(spec.path), spec.path.parent, max_batch=1, iou=0.45, contexts=1, tune=False)
-    try:
-        runners[0].run([frame], [0.25])
-    except EngineError as exc:
-        raise ModelError(f"model {spec.name} cannot be run here: {exc}") from None
-    return info.notes[1:]  # the first one tells how it was tuned, which a trial is not
+    reason = check_model(spec)
+    return () if reason is None else (f"it will run at batch 1: {reason}",)
 
 
 def list_all(models_dir: Path, *, as_json: bool) -> int:

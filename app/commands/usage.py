@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psutil
 
 from app.commands.figures import Usage
-from app.service import usable_cores
+from app.cores import available_cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class UsageMeter:
         self._process = psutil.Process()
         self._simulator = None if simulator_pid is None else psutil.Process(simulator_pid)
         # On some of a machine's cores only, what the others do is not ours to tell.
-        self._whole_machine = psutil.cpu_count() == usable_cores()
+        self._whole_machine = psutil.cpu_count() == available_cores()
         self.rss_bytes = self._rss_bytes()
         self._before = self._spent()
         self._at = time.monotonic()

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import httpx
 
-from app.errors import ModelError
+from app.errors import DownloadFailed, ModelError
 from app.inference.model import TOML_NAME, ModelSpec, read_toml, resolve_model
 
 # Bytes that are there, bytes that there will be.
@@ -110,7 +110,7 @@ def slug(name: str) -> str:
 
 
 def download(name: str, release: Release, target: Path, *, progress: Progress) -> None:
-    """Fetch a published file and hold it against its hash. Blocking. Raises `ModelError`, and then leaves no file."""
+    """Fetch a published file and hold it against its hash. Blocking. `DownloadFailed` leaves no file behind."""
     digest, done = hashlib.sha256(), 0
     try:
         with (
@@ -126,20 +126,22 @@ def download(name: str, release: Release, target: Path, *, progress: Progress) -
                 digest.update(piece)
                 progress(done, release.size)
         if done != release.size or digest.hexdigest() != release.sha256:
-            raise ModelError(
+            raise DownloadFailed(
                 f"model {name}: the file at {release.url} is not the one that Vidette knows "
                 f"({done} bytes, sha256 {digest.hexdigest()}; expected {release.size} and {release.sha256})"
             )
     except httpx.HTTPStatusError as exc:
         target.unlink(missing_ok=True)
-        raise ModelError(f"model {name} cannot be downloaded: {release.url} says {exc.response.status_code}") from exc
+        raise DownloadFailed(
+            f"model {name} cannot be downloaded: {release.url} says {exc.response.status_code}"
+        ) from exc
     except httpx.HTTPError as exc:
         target.unlink(missing_ok=True)
-        raise ModelError(
+        raise DownloadFailed(
             f"model {name} cannot be downloaded from {release.url} ({exc or type(exc).__name__}); "
             "without a network, copy the file here and add it by its path"
         ) from exc
-    except ModelError:
+    except DownloadFailed:
         target.unlink(missing_ok=True)
         raise
 

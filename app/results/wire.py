@@ -44,7 +44,18 @@ ALL = ResultFilter()
 class Result:
     """One frame's published result and its bytes, each made once for each format and filter. Event loop only."""
 
-    __slots__ = ("_bytes", "_message", "batch_size", "camera_id", "detections", "published_at", "seq")
+    __slots__ = (
+        "_bytes",
+        "_classes",
+        "_formed_at",
+        "_message",
+        "_model",
+        "batch_size",
+        "camera_id",
+        "detections",
+        "published_at",
+        "seq",
+    )
 
     def __init__(
         self,
@@ -61,19 +72,26 @@ class Result:
         self.detections = detections
         self.batch_size = batch_size
         self.published_at = published_at
-        self._message = _message(detections, classes, model, batch_size, formed_at, published_at)
+        self._classes = classes
+        self._model = model
+        self._formed_at = formed_at
+        self._message: dict[str, Any] | None = None
         self._bytes: dict[tuple[Format, ResultFilter], bytes | None] = {}
 
     @property
     def message(self) -> dict[str, Any]:
-        """The `detections` message, unfiltered. Not to be changed."""
+        """The `detections` message, unfiltered, built when first wanted. Not to be changed."""
+        if self._message is None:
+            self._message = _message(
+                self.detections, self._classes, self._model, self.batch_size, self._formed_at, self.published_at
+            )
         return self._message
 
     def encoded(self, form: Format, wanted: ResultFilter = ALL) -> bytes | None:
         """The message's bytes for this filter; None when the filter leaves nothing to send."""
         key = (form, wanted)
         if key not in self._bytes:
-            message = filtered(self._message, wanted)
+            message = filtered(self.message, wanted)
             self._bytes[key] = None if message is None else encode(message, form)
         return self._bytes[key]
 

@@ -99,7 +99,7 @@ async def test_a_camera_shows_what_was_registered_and_its_defaults(running: Runn
         "labels": {},
     }
     given = {
-        "name": "Süd – Tor",
+        "name": "Südtor",
         "username": "admin",
         "enabled": False,
         "transport": "udp",
@@ -121,7 +121,12 @@ async def test_a_running_camera_s_status_is_complete(running: RunningApp) -> Non
     status = (await running.camera("gate-1"))["status"]
     assert status["state"] == "running"
     assert (status["error"], status["retry_in_s"], status["restarts"]) == (None, None, 0)
-    assert (status["decoder"], status["codec"], status["width"], status["height"]) == ("synthetic", "synthetic", 640, 360)
+    assert (status["decoder"], status["codec"], status["width"], status["height"]) == (
+        "synthetic",
+        "synthetic",
+        640,
+        360,
+    )
     assert status["declared_fps"] == 50
     assert status["measured_fps"] == pytest.approx(50, rel=0.3)
     assert status["inferred_fps"] > 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -16,8 +18,6 @@ from hypothesis import strategies as st
 
 from app.backends.synthetic.backend import SyntheticBackend
 from app.backends.synthetic.detector import SyntheticDetector
-from app.cameras.registry import Registry
-from app.errors import StoreError
 from tests.support.app import API, RunningApp, StartApp, make_settings, running_app
 from tests.support.wait import wait_until
 
@@ -80,7 +80,10 @@ async def test_metrics_with_its_token_and_everything_else_without_one(start_app:
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 async def test_403_a_page_of_another_site_changes_nothing(shared: RunningApp, method: str, origin: str) -> None:
     response = await shared.http.request(
-        method, f"{API}/cameras/gate-1", json={"url": URL}, headers={"origin": origin.encode()}  # type: ignore[dict-item]
+        method,
+        f"{API}/cameras/gate-1",
+        json={"url": URL},
+        headers={"origin": origin.encode()},  # type: ignore[dict-item]
     )
     problem(response, 403, "forbidden")
     assert (await shared.camera("gate-1"))["url"] != URL
@@ -173,7 +176,9 @@ async def test_413_a_body_that_grows_too_large(shared: RunningApp, path: str) ->
 @on_shared
 async def test_a_body_at_the_limit_is_read(shared: RunningApp) -> None:
     body = json.dumps({"url": URL, "labels": {}}).encode()
-    response = await shared.http.post(f"{API}/cameras", content=body + b" " * (1_000_000 - len(body) - 1) + b"x", headers=JSON)
+    response = await shared.http.post(
+        f"{API}/cameras", content=body + b" " * (1_000_000 - len(body) - 1) + b"x", headers=JSON
+    )
     assert fields(response) == {"body": "must be valid JSON"}
 
 
@@ -291,15 +296,17 @@ async def test_429_more_diagnoses_than_there_are_places(start_app: StartApp) -> 
     await server.wait_closed()
 
 
-async def test_503_a_disk_that_refuses(running: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry: Registry[Any] = running.parts.registry
+async def test_503_a_database_that_cannot_be_used(running: RunningApp, data_dir: Path) -> None:
+    def spoil() -> None:
+        with sqlite3.connect(data_dir / "vidette.db") as db:
+            db.execute("DROP TABLE cameras")
+        db.close()
 
-    async def full(*_: object) -> None:
-        raise StoreError("vidette.db: the camera database cannot be used: disk is full")
-
-    monkeypatch.setattr(registry, "add", full)
+    await asyncio.to_thread(spoil)
     response = await running.http.post(f"{API}/cameras", json={"url": URL})
-    assert "disk is full" in problem(response, 503, "storage_unavailable")["detail"]
+    document = problem(response, 503, "storage_unavailable")
+    assert "the camera database cannot be used: no such table: cameras" in document["detail"]
+    assert (await running.http.get(f"{API}/cameras")).json() == []
 
 
 # Malformed: never a 500
@@ -349,7 +356,9 @@ async def test_a_malformed_body_is_a_422(shared: RunningApp, raw: bytes, method:
 
 
 @on_shared
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x", ""])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x", ""]
+)
 async def test_a_body_that_is_not_called_json_is_a_422(shared: RunningApp, content_type: str) -> None:
     raw = b'{"url": "rtsp://admin:hunter2@h/1"}'
     response = await shared.http.post(f"{API}/cameras", content=raw, headers={"content-type": content_type})
@@ -360,7 +369,20 @@ async def test_a_body_that_is_not_called_json_is_a_422(shared: RunningApp, conte
 @on_shared
 @pytest.mark.parametrize(
     "camera_id",
-    ["%00", "..", "%2e%2e%2fetc", "a%2Fb", "%FF%FE", "%F0%9F%98%80", "a b", "'; DROP TABLE cameras", "x" * 5000, "%", "%zz", "{}"],
+    [
+        "%00",
+        "..",
+        "%2e%2e%2fetc",
+        "a%2Fb",
+        "%FF%FE",
+        "%F0%9F%98%80",
+        "a b",
+        "'; DROP TABLE cameras",
+        "x" * 5000,
+        "%",
+        "%zz",
+        "{}",
+    ],
 )
 async def test_a_strange_id_is_a_404(shared: RunningApp, camera_id: str) -> None:
     for method, suffix in (("GET", ""), ("DELETE", ""), ("GET", "/snapshot.jpg"), ("POST", "/restart")):
@@ -415,9 +437,22 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = (
-    "id name url username password enabled transport max_fps priority min_score classes labels status extra".split()
-)
+NAMES = [
+    "id",
+    "name",
+    "url",
+    "username",
+    "password",
+    "enabled",
+    "transport",
+    "max_fps",
+    "priority",
+    "min_score",
+    "classes",
+    "labels",
+    "status",
+    "extra",
+]
 URLS = st.builds(
     "{}{}{}".format,
     st.sampled_from(["rtsp://", "rtsps://", "RTSP://", "http://", "file:", "rtsp:/", ""]),

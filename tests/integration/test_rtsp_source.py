@@ -334,9 +334,12 @@ async def test_a_camera_that_does_not_encrypt_fails_the_handshake(clips: Mapping
         assert await view.end() in (SourceErrorCode.TLS_FAILED, SourceErrorCode.CONNECT_TIMEOUT)
 
 
-async def test_a_silent_encrypted_camera_times_out(clips: Mapping[str, Clip], certificates: Certificates) -> None:
+@pytest.mark.parametrize("name", ["h264", "mjpeg"])
+async def test_a_silent_encrypted_camera_times_out(
+    clips: Mapping[str, Clip], certificates: Certificates, name: str
+) -> None:
     async with (
-        serving(clips["h264"], certificates.options) as server,
+        serving(clips[name], certificates.options) as server,
         viewing(server.url("cam"), stall_timeout_s=STALL_S) as view,
     ):
         await view.frames(3)

@@ -119,7 +119,7 @@ async def running_app(
 ) -> AsyncIterator[RunningApp]:
     """Serve on a free port until the context ends. `options` go to `create_app`."""
     fatal = asyncio.Event()
-    app = await asyncio.to_thread(create_app, settings, backend, on_fatal=fatal.set, **options)
+    app = await asyncio.to_thread(create_app, settings, backend, **{"on_fatal": fatal.set, **options})
     service: Service = app.state.service
     sock = await asyncio.to_thread(listen, settings.server)
     port = sock.getsockname()[1]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -198,12 +199,34 @@ async def test_an_encrypted_camera_is_asked_through_tls() -> None:
     async with answering(OPTIONS_OK, tls=context) as port:
         diagnosis = await diagnose(request(f"rtsps://127.0.0.1:{port}/x"), open_source=ScriptedSource(ALL_STEPS).open)
     assert diagnosis.ok
-    async with answering(b"no TLS here\r\n\r\n") as port:
-        diagnosis = await diagnose(
-            request(f"rtsps://127.0.0.1:{port}/x"), open_source=ScriptedSource().open, timeout_s=0.6
-        )
-    assert failing(diagnosis) == "rtsp"
-    assert diagnosis.code in (SourceErrorCode.TLS_FAILED, SourceErrorCode.CONNECT_TIMEOUT)
+
+
+async def test_a_camera_that_does_not_encrypt_fails_at_rtsp() -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"RTSP/1.0 200 OK\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    async with server:
+        url = f"rtsps://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+        diagnosis = await diagnose(request(url), open_source=ScriptedSource().open)
+    assert (failing(diagnosis), diagnosis.code) == ("rtsp", SourceErrorCode.TLS_FAILED)
+
+
+async def test_a_camera_that_resets_the_connection_fails_at_rtsp() -> None:
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        # Closing with unread data and no linger sends a reset instead of an end.
+        sock: socket.socket = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+
+    server = await asyncio.start_server(reset, "127.0.0.1", 0)
+    async with server:
+        url = f"rtsp://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+        diagnosis = await diagnose(request(url), open_source=ScriptedSource().open)
+    assert (failing(diagnosis), diagnosis.code) == ("rtsp", SourceErrorCode.CONNECTION_REFUSED)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,6 @@ from app.backends.cpu.tuning import (
     Plan,
     Space,
     Tuning,
-    available_cores,
     best_batch,
     best_plan,
     plan_for,
@@ -166,15 +164,3 @@ def test_what_a_stream_raises_is_raised() -> None:
 
     with pytest.raises(LookupError, match="no such kernel"):
         time_streams([lambda: None, fail], duration_s=0.1, clock=time.perf_counter)
-
-
-@pytest.mark.parametrize(
-    ("content", "at_most"), [("100000 100000\n", 1), ("50000 100000", 1), ("max 100000", 1024), ("garbage", 1024)]
-)
-def test_a_container_limit_counts(tmp_path: Path, content: str, at_most: int) -> None:
-    (tmp_path / "cpu.max").write_text(content)
-    assert 1 <= available_cores(tmp_path / "cpu.max") <= at_most
-
-
-def test_without_a_container_the_affinity_counts(tmp_path: Path) -> None:
-    assert available_cores(tmp_path / "none") >= 1

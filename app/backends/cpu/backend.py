@@ -24,11 +24,13 @@ class CpuBackend:
         return PyavSource(request)
 
     def open_detector(self) -> CpuDetector:
-        contexts = self._settings.backend.contexts
+        contexts, batching = self._settings.backend.contexts, self._settings.batching
         return open_cpu_detector(
             self._settings.model,
             self._settings.models_dir,
-            max_batch=self._settings.batching.max_size,
+            max_batch=batching.max_size,
             iou=self._settings.iou,
             contexts=None if contexts == "auto" else contexts,
+            # A size that somebody wrote down is obeyed; the default lets the measurement choose.
+            batch=batching.max_size if "max_size" in batching.model_fields_set else None,
         )

@@ -44,6 +44,7 @@ class FrameDecoder:
         self._clock = clock
         self._spent_s = 0.0  # in the decoder since the last frame came out
         self._arrival: Arrival | None = None
+        self._first = True
 
     def decode(self, packet: VideoPacket, *, alone: bool) -> list[SourceFrame[CpuSurface]]:
         """Decode a packet; an empty one takes out what is held back.
@@ -86,8 +87,10 @@ class FrameDecoder:
         self.corrupt_frames += picture.is_corrupt
         arrival = picture.opaque if isinstance(picture.opaque, Arrival) else self._arrival
         assert arrival is not None  # no picture without a packet
+        # A camera's clock starts with its first packet, which FFmpeg leaves undated (it is right within a few ms).
+        undated, self._first = (0.0 if self._first else None), False
         return SourceFrame(
-            pts_s=None if picture.pts is None else picture.pts * self._time_base_s,
+            pts_s=undated if picture.pts is None else picture.pts * self._time_base_s,
             times=FrameTimes(
                 arrived_at=arrival.at,
                 decoded_at=decoded_at,

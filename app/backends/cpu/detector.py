@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from app.backends.cpu.engine import Engine
 from app.backends.cpu.preprocess import Preprocessor
 from app.backends.cpu.runner import BatchRunner
 from app.backends.cpu.surface import CpuSurface
+from app.cores import available_cores
 from app.errors import ConfigError, EngineError, ModelError, map_errors
 from app.inference.families.identify import decoder_for
 from app.inference.model import resolve_model
@@ -111,14 +112,15 @@ def open_cpu_detector(
     max_batch: int = 16,
     iou: float = 0.45,
     contexts: int | None = None,
+    batch: int | None = None,
     precision: str | None = None,
     tune: bool = True,
     tuning_budget_s: float = TUNING_BUDGET_S,
 ) -> CpuDetector:
     """Load a model and choose how to run it, by measuring for 2 to 3 s unless `tune` is False. Blocking.
 
-    `contexts` and `precision` (fp32 or bf16) fix what would else be chosen. Batches of up to `max_batch` (1..16) are
-    accepted whatever batch size is best. Raises `ModelError` and `ConfigError`.
+    `contexts`, `batch` (what `best_batch` will be) and `precision` (fp32 or bf16) fix what would else be chosen.
+    Batches of up to `max_batch` (1..16) are accepted whatever batch size is best. Raises `ModelError`, `ConfigError`.
     """
     return CpuDetector(
         *open_runners(
@@ -127,6 +129,7 @@ def open_cpu_detector(
             max_batch=max_batch,
             iou=iou,
             contexts=contexts,
+            batch=batch,
             precision=precision,
             tune=tune,
             tuning_budget_s=tuning_budget_s,
@@ -141,6 +144,7 @@ def open_runners(
     max_batch: int,
     iou: float,
     contexts: int | None = None,
+    batch: int | None = None,
     precision: str | None = None,
     tune: bool = True,
     tuning_budget_s: float = TUNING_BUDGET_S,
@@ -148,15 +152,18 @@ def open_runners(
     """What a detector consists of: one runner for each context. `vidette bench` also runs them without a service."""
     cv2.setNumThreads(1)  # of the whole process: parallel work is one frame per context, not threads inside a frame
     engine = Engine(resolve_model(model, models_dir))
-    cores = tuning.available_cores()
+    cores = available_cores()
     space = tuning.Space(
         cores=cores,
         precisions=_precisions(engine, precision),
         streams=(contexts,) if contexts else tuning.stream_counts(cores),
-        max_batch=1 if engine.batch_1_reason else max_batch,
+        max_batch=1 if engine.batch_1_reason or batch is not None else max_batch,
         budget_s=tuning_budget_s,
     )
     choice, reason = _measured(engine, space) if tune else (tuning.Tuning(plan=space.first), engine.batch_1_reason)
+    if batch is not None and reason is None:
+        reason = None if batch == 1 else engine.mismatch(choice.plan, batch)
+        choice = choice if reason else replace(choice, batch=batch)
     info = EngineInfo(
         model=engine.spec.name,
         sha256=engine.spec.sha256,

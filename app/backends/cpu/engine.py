@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from openvino.preprocess import PrePostProcessor
 
-from app.backends.cpu.tuning import Plan, available_cores, plan_for
+from app.backends.cpu.tuning import Plan, plan_for
+from app.cores import available_cores
 from app.errors import EngineError, ModelError
 from app.inference.model import ModelSpec
 from app.inference.onnx_batch import batch_mismatch, make_batchable

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 MAX_BATCH_DURATION_S = 0.05
 _BATCHES = (2, 4, 8, 16)
-_CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,13 +175,3 @@ def time_streams(run: Sequence[Callable[[], object]], *, duration_s: float, cloc
     if failed:
         raise failed[0]
     return sorted(took)[len(took) // 4]
-
-
-def available_cores(cpu_max: Path = _CGROUP_CPU_MAX) -> int:
-    """Cores that this process may use: its affinity, and less where its cgroup (a container's limit) allows less."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = cpu_max.read_text(encoding="ascii").split()
-        return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return cores

@@ -1,0 +1,164 @@
+"""A camera's password is in no response, no message, no metric and no log line, whatever goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from app.backends.synthetic.backend import SyntheticBackend
+from app.backends.synthetic.source import SyntheticSource
+from app.cameras.source import SourceRequest
+from app.logs import configure_logging
+from tests.support.app import API, RunningApp, StartApp
+from tests.support.wait import wait_until
+
+PASSWORD = "p@ss:w/ö#%?"
+ENCODED = quote(PASSWORD, safe="")
+FORMS = (
+    PASSWORD,
+    ENCODED,
+    ENCODED.lower(),
+    quote(PASSWORD),
+    json.dumps(PASSWORD)[1:-1],
+    repr(PASSWORD)[1:-1],
+    "ss:w/",  # its middle, in case something cuts at the @
+    "ss%3Aw",
+)
+
+
+def leaks(text: str) -> list[str]:
+    return [form for form in FORMS if form in text]
+
+
+class LoudBackend(SyntheticBackend):
+    """Its sources put the password into errors, as a library would do that quotes the URL it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passwords: dict[str, str | None] = {}
+
+    def open_source(self, request: SourceRequest) -> SyntheticSource:
+        self.passwords[request.camera_id] = request.password
+        if "loud" in request.camera_id:
+            raise RuntimeError(f"cannot open rtsp://{request.username}:{ENCODED}@camera.test/, with {request.password}")
+        return super().open_source(request)
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "in-url": {"url": f"rtsp://admin:{ENCODED}@camera.test/1?fps=50"},
+    "raw-in-url": {"url": f"rtsp://admin:{PASSWORD}@camera.test/1"},
+    "in-fields": {
+        "url": "rtsp://camera.test/1?fps=50&after=3&fail=auth_failed",
+        "username": "admin",
+        "password": PASSWORD,
+    },
+    "loud": {"url": "rtsp://camera.test/1", "username": "admin", "password": PASSWORD},
+}
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+async def test_a_password_appears_nowhere(
+    start_app: StartApp, capsys: pytest.CaptureFixture[str], own_logging: None, form: Any
+) -> None:
+    configure_logging("debug", form)
+    backend = LoudBackend()
+    running = await start_app(backend)
+    seen: list[str] = []
+    async with running.socket("?mode=all") as socket:
+        for camera_id, body in BODIES.items():
+            await ask(running, seen, "POST", "/cameras", 201, json={"id": camera_id, **body})
+        await wait_until(lambda: set(backend.passwords) == set(BODIES))
+        await running.wait_state("loud", "retrying")
+        await running.wait_state("in-fields", "retrying")
+        assert set(backend.passwords.values()) == {PASSWORD}  # it does reach the source
+        await change_everything(running, seen)
+        await ask_everything(running, seen)
+        await provoke_errors(running, seen)
+        for camera_id in BODIES:
+            await ask(running, seen, "DELETE", f"/cameras/{camera_id}", 204)
+        while "removed" not in seen[-1]:
+            seen.append(str(await asyncio.wait_for(socket.recv(), 10)))
+    await running.stop()
+    assert [text for text in seen if leaks(text)] == []
+    log = capsys.readouterr().err
+    assert "RuntimeError" in log
+    assert "camera.test" in log
+    assert [line for line in log.splitlines() if leaks(line)] == []
+
+
+async def ask(running: RunningApp, seen: list[str], method: str, path: str, status: int, **options: Any) -> None:
+    response = await running.http.request(method, f"{API}{path}" if path.startswith("/c") else path, **options)
+    assert response.status_code == status, (path, response.text)
+    seen.append(f"{response.headers} {response.text}")
+
+
+async def change_everything(running: RunningApp, seen: list[str]) -> None:
+    again = {"url": f"rtsp://other:{ENCODED}@camera.test/2"}
+    await ask(running, seen, "PATCH", "/cameras/in-url", 200, json={"password": PASSWORD})
+    await ask(running, seen, "PATCH", "/cameras/in-url", 200, json=again)
+    await ask(running, seen, "PUT", "/cameras/in-fields", 200, json={**again, "password": PASSWORD})
+    await ask(running, seen, "PUT", "/cameras/in-fields", 200, json={"url": "rtsp://camera.test/3"})
+    await ask(running, seen, "POST", "/cameras/raw-in-url/restart", 200)
+
+
+async def ask_everything(running: RunningApp, seen: list[str]) -> None:
+    await running.wait_published("in-url")
+    for path in ("/cameras", "/capacity", "/cameras/in-url/detections"):
+        await ask(running, seen, "GET", path, 200)
+    for camera_id in BODIES:
+        await ask(running, seen, "GET", f"/cameras/{camera_id}", 200)
+    for path in ("/metrics", "/openapi.json", f"{API}/system", f"{API}/models", f"{API}/detections/latest"):
+        await ask(running, seen, "GET", path, 200)
+
+
+async def provoke_errors(running: RunningApp, seen: list[str]) -> None:
+    url = f"rtsp://admin:{ENCODED}@camera.test/1"
+    for body in (
+        {"id": "in-url", "url": url},
+        {"id": "x", "url": url, "priority": 99},
+        {"id": "x", "url": f"rtsp://admin:{ENCODED}@camera.test:99999/1"},
+        {"id": "x", "url": f"http://admin:{PASSWORD}@camera.test/"},
+        {"id": "x", "url": f"rtsp://admin:{PASSWORD}@"},
+        {"id": "x", "url": [url]},
+        {"id": "x", "url": "rtsp://camera.test", "password": [PASSWORD]},
+        {"id": "x", "url": "rtsp://camera.test", "password": PASSWORD * 30},
+        {"id": "x", "url": "rtsp://camera.test", "username": "a:b", "password": PASSWORD},
+        {"id": url, "url": url},
+        {"id": "x", "url": url, "transport": url},
+        {"id": "x", "url": url, "passwort": PASSWORD},
+        url,
+        [url],
+    ):
+        status = 409 if isinstance(body, dict) and body["id"] == "in-url" else 422
+        await ask(running, seen, "POST", "/cameras", status, json=body)
+    await ask(running, seen, "POST", "/cameras", 422, content=json.dumps(url), headers={"content-type": "text/plain"})
+    await ask(running, seen, "PATCH", "/cameras/in-url", 422, json={"url": f"rtsp://admin:{PASSWORD}@[::1/"})
+
+
+async def test_a_password_is_on_disk_only_in_the_database(data_dir: Path, start_app: StartApp) -> None:
+    running = await start_app()
+    await running.register("gate-1", enabled=False, password=PASSWORD)
+    await running.stop()
+
+    def holders() -> list[str]:
+        return [path.name for path in data_dir.rglob("*") if PASSWORD.encode() in path.read_bytes()]
+
+    assert await asyncio.to_thread(holders) == ["vidette.db"]
+
+
+async def test_the_token_of_metrics_appears_nowhere(
+    start_app: StartApp, capsys: pytest.CaptureFixture[str], own_logging: None
+) -> None:
+    configure_logging("debug", "text")
+    running = await start_app(metrics={"token": PASSWORD})
+    wrong = await running.http.get("/metrics", headers={"authorization": "Bearer wrong"})
+    right = await running.http.get("/metrics", headers={"authorization": f"Bearer {PASSWORD}".encode()})  # type: ignore[dict-item]
+    assert (wrong.status_code, right.status_code) == (401, 200)
+    assert not leaks(wrong.text + right.text + repr(running.service.settings))
+    await running.stop()
+    assert not leaks(capsys.readouterr().err)
