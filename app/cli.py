@@ -170,7 +170,7 @@ def _bench(commands: Any) -> None:
         "--clip", type=Path, metavar="FILE", help="video that the cameras show (default: a drawn scene)"
     )
     parser.add_argument("--fps", type=float, metavar="F", help="frames a second of each camera (default: the clip's)")
-    parser.add_argument("--max-size", type=int, default=16, metavar="B", help="largest batch; 1 is frame by frame (16)")
+    parser.add_argument("--max-size", type=int, metavar="B", help="largest batch; 1 is frame by frame (measured)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON result there")
     parser.add_argument("--json", action="store_true", help="print JSON to stdout instead of a table")
 

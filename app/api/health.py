@@ -36,7 +36,7 @@ async def metrics(request: Request, service: ServiceDep) -> Response:
     """Prometheus exposition; asks for `metrics.token` when one is set."""
     token = service.settings.metrics.token
     if token is not None:
-        given = request.headers.get("authorization", "").encode()
+        given = request.headers.get("authorization", "").encode("latin-1")  # the bytes that were sent
         if not secrets.compare_digest(given, f"Bearer {token.get_secret_value()}".encode()):
             raise Unauthorized("metrics: the bearer token is missing or wrong")
     source: Metrics = request.app.state.metrics

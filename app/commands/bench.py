@@ -58,7 +58,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--cameras must be from 1 to {MOST_CAMERAS}, not {arguments.cameras}")
     if not 0 < arguments.seconds < math.inf:
         raise ConfigError(f"--seconds must be more than 0, not {arguments.seconds:g}")
-    if not 1 <= arguments.max_size <= 16:
+    if arguments.max_size is not None and not 1 <= arguments.max_size <= 16:
         raise ConfigError(f"--max-size must be from 1 to 16, not {arguments.max_size}")
     if arguments.fps is not None and not 0 < arguments.fps <= 240:
         raise ConfigError(f"--fps must be more than 0 and at most 240, not {arguments.fps:g}")
@@ -72,9 +72,10 @@ def _settings(arguments: argparse.Namespace, folder: Path) -> Settings:
     overrides: dict[str, Any] = {
         "data_dir": folder / "data",
         "model": arguments.model,
-        "batching": {"max_size": arguments.max_size},
         "history": {"size": _HISTORY},
     }
+    if arguments.max_size is not None:
+        overrides["batching"] = {"max_size": arguments.max_size}
     if arguments.models_dir is not None:
         overrides["models_dir"] = arguments.models_dir
     settings = load_settings(overrides=overrides)
@@ -102,6 +103,7 @@ def _measure(arguments: argparse.Namespace, folder: Path, progress: Progress) ->
         max_batch=settings.batching.max_size,
         iou=settings.iou,
         contexts=None if contexts == "auto" else contexts,
+        batch=arguments.max_size,
     )
     backend = CpuBackend(settings)
     phases_s = tuple(number * _GOLDEN % 1.0 for number in range(arguments.cameras))
@@ -128,7 +130,7 @@ def _measure(arguments: argparse.Namespace, folder: Path, progress: Progress) ->
         cameras=arguments.cameras,
         clip=clip.name,
         camera_fps=fps,
-        batching={"max_size": arguments.max_size, "max_age_ms": settings.batching.max_age_ms},
+        batching={"max_size": settings.batching.max_size, "max_age_ms": settings.batching.max_age_ms},
         machine=(machine := this_machine()),
         engine=info,
         service=run.figures,

@@ -98,7 +98,7 @@ async def test_a_camera_shows_what_was_registered_and_its_defaults(running: Runn
         "classes": None,
         "labels": {},
     }
-    given = {
+    given: dict[str, Any] = {
         "name": "Südtor",
         "username": "admin",
         "enabled": False,

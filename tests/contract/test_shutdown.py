@@ -69,10 +69,11 @@ async def test_a_batch_in_flight_finishes_before_the_detector_is_closed(start_ap
     lane = running.parts.registry.get("a").lane
     stopping = asyncio.create_task(running.stop())
     await wait_until(lambda: running.service.state == "stopping" and not camera_threads())
-    assert not backend.manual.closed
+    closed_too_early = backend.manual.closed
     backend.manual.calls[0].finish()
     await stopping
     assert backend.manual.closed
+    assert not closed_too_early
     assert (lane.counts().published, lane.counts().in_flight) == (1, 0)
 
 
@@ -193,7 +194,9 @@ async def test_a_stop_while_the_engine_opens_closes_what_it_opens(start_app: Sta
     assert running.service.fatal is None
 
 
-async def test_a_camera_that_hangs_in_a_read_is_abandoned_within_bounds(start_app: StartApp) -> None:
+async def test_a_camera_that_hangs_in_a_read_is_abandoned_within_bounds(
+    start_app: StartApp, caplog: pytest.LogCaptureFixture
+) -> None:
     let_go = threading.Event()
 
     class Deaf(SyntheticSource):
@@ -216,6 +219,7 @@ async def test_a_camera_that_hangs_in_a_read_is_abandoned_within_bounds(start_ap
     await running.stop()
     assert time.monotonic() - started_at < 8
     assert running.service.abandoned_threads == 1
+    assert "1 camera threads did not end within 3 s and are abandoned" in caplog.text
     let_go.set()
     backend.sources[0].interrupt()
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import pytest_asyncio
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
@@ -24,7 +25,7 @@ from app.backends.synthetic.detector import SyntheticDetector
 from app.batching.mailbox import Batch
 from app.results.hub import MAX_SUBSCRIBERS
 from app.results.subscription import Interest
-from tests.support.app import STREAM, RunningApp, StartApp
+from tests.support.app import STREAM, RunningApp, StartApp, make_settings, running_app
 from tests.support.fakes import CrowdDetector, SlowOpeningBackend, make_detections, make_frame
 from tests.support.wait import wait_until
 
@@ -78,6 +79,18 @@ async def subscribed(running: RunningApp, query: str = "") -> AsyncIterator[Clie
         yield socket
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningApp]:
+    """One application for tests that choose results themselves or get none; its one camera is switched off."""
+    made = await asyncio.to_thread(make_settings, tmp_path_factory.mktemp("shared") / "data")
+    async with running_app(made) as running:
+        await running.register("a", enabled=False)
+        yield running
+
+
+on_shared = pytest.mark.asyncio(loop_scope="module")
+
+
 # Messages
 
 
@@ -92,8 +105,9 @@ async def test_the_first_message_is_hello_and_then_results_follow(running: Runni
     assert result in [each.message for each in kept]
 
 
-async def test_json_comes_as_text_and_msgpack_as_bytes(running: RunningApp) -> None:
-    async with running.socket() as text, running.socket("?format=msgpack") as binary:
+@on_shared
+async def test_json_comes_as_text_and_msgpack_as_bytes(shared: RunningApp) -> None:
+    async with shared.socket() as text, shared.socket("?format=msgpack") as binary:
         assert isinstance(await text.recv(), str)
         assert isinstance(await binary.recv(), bytes)
 
@@ -128,7 +142,7 @@ async def test_all_leaves_out_nothing_that_was_published(running: RunningApp) ->
 async def test_changes_of_cameras_are_told(running: RunningApp) -> None:
     async with subscribed(running) as socket:
         await running.register("a", "fps=50&after=2&fail=auth_failed")
-        changes = []
+        changes: list[Any] = []
         while len(changes) < 3:
             message = await receive(socket)
             if message["type"] == "camera":
@@ -159,6 +173,7 @@ async def test_a_camera_filter_passes_that_camera_and_its_changes_alone(running:
     assert (message["camera_id"], message["state"]) == ("a", "disabled")
 
 
+@on_shared
 @pytest.mark.parametrize(
     ("query", "left"),
     [
@@ -171,14 +186,13 @@ async def test_a_camera_filter_passes_that_camera_and_its_changes_alone(running:
         ("?mode=all&class=car&min_score=0.7&empty=false", []),
     ],
 )
-async def test_filters_leave_what_they_name(running: RunningApp, query: str, left: list[list[float]]) -> None:
-    await running.register("a", enabled=False)
-    async with subscribed(running, query) as socket:
-        publish(running, "a", 1, [0.9, 0.6, 0.3], [0, 1, 0])
-        publish(running, "a", 2, [0.2], [0])
-        publish(running, "a", 3, [], [])
+async def test_filters_leave_what_they_name(shared: RunningApp, query: str, left: list[list[float]]) -> None:
+    async with subscribed(shared, query) as socket:
+        publish(shared, "a", 1, [0.9, 0.6, 0.3], [0, 1, 0])
+        publish(shared, "a", 2, [0.2], [0])
+        publish(shared, "a", 3, [], [])
         seen = await results(socket, len(left))
-        publish(running, "a", 9, [1.0, 1.0], [0, 1])  # passes every filter: nothing came before it
+        publish(shared, "a", 9, [1.0, 1.0], [0, 1])  # passes every filter: nothing came before it
         (last,) = await results(socket, 1)
     assert [[found["score"] for found in each["detections"]] for each in seen] == left
     assert last["seq"] == 9
@@ -226,6 +240,7 @@ async def test_since_of_a_camera_without_results_waits_for_the_first(running: Ru
 # Closing
 
 
+@on_shared
 @pytest.mark.parametrize(
     ("query", "named"),
     [
@@ -243,19 +258,20 @@ async def test_since_of_a_camera_without_results_waits_for_the_first(running: Ru
         ("?camera=%00", "camera: "),
     ],
 )
-async def test_4400_a_bad_query_with_the_parameter_s_name(running: RunningApp, query: str, named: str) -> None:
-    async with running.socket(query) as socket:
+async def test_4400_a_bad_query_with_the_parameter_s_name(shared: RunningApp, query: str, named: str) -> None:
+    async with shared.socket(query) as socket:
         code, reason = await closed(socket)
     assert code == 4400
     assert reason.startswith(named)
 
 
+@on_shared
 @pytest.mark.parametrize("origin", ["http://evil.test", "null", "http://["])
-async def test_4403_a_page_of_another_site(running: RunningApp, origin: str) -> None:
-    async with running.socket(additional_headers={"Origin": origin}) as socket:
+async def test_4403_a_page_of_another_site(shared: RunningApp, origin: str) -> None:
+    async with shared.socket(additional_headers={"Origin": origin}) as socket:
         code, _ = await closed(socket)
     assert code == 4403
-    async with running.socket(additional_headers={"Origin": f"http://127.0.0.1:{running.port}"}) as socket:
+    async with shared.socket(additional_headers={"Origin": f"http://127.0.0.1:{shared.port}"}) as socket:
         assert (await receive(socket))["type"] == "hello"
 
 
@@ -269,11 +285,12 @@ async def test_1013_until_the_engine_is_warm(start_app: StartApp) -> None:
         backend.go_on.set()
 
 
-async def test_1013_more_subscribers_than_there_may_be(running: RunningApp) -> None:
+@on_shared
+async def test_1013_more_subscribers_than_there_may_be(shared: RunningApp) -> None:
     with ExitStack() as others:
         for _ in range(MAX_SUBSCRIBERS):
-            others.enter_context(running.parts.hub.subscribed(Interest()))
-        async with running.socket() as socket:
+            others.enter_context(shared.parts.hub.subscribed(Interest()))
+        async with shared.socket() as socket:
             assert await closed(socket) == (1013, f"{MAX_SUBSCRIBERS} subscribers are connected already")
 
 
@@ -299,8 +316,9 @@ async def test_what_clients_say_is_ignored(running: RunningApp) -> None:
         assert len(await results(socket, 3)) == 3
 
 
-async def test_a_client_that_says_too_much_is_closed(running: RunningApp) -> None:
-    async with subscribed(running) as socket:
+@on_shared
+async def test_a_client_that_says_too_much_is_closed(shared: RunningApp) -> None:
+    async with subscribed(shared) as socket:
         await socket.send("x" * 70_000)
         assert (await closed(socket))[0] == 1009
 

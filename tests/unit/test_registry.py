@@ -16,25 +16,14 @@ from app.batching.mailbox import Mailbox
 from app.batching.policy import BatchPolicy
 from app.cameras.camera import Camera, CameraStatus
 from app.cameras.lane import Lane
-from app.cameras.registry import STOP_S, Registry
+from app.cameras.registry import Registry
 from app.cameras.settings import CameraRegistration
-from app.cameras.source import SourceRequest
 from app.cameras.store import CameraStore
 from app.errors import CameraExists, CameraNotFound, InvalidField, NotReady, StoreError
 from tests.support.app import make_settings
 from tests.support.wait import wait_until
 
 SLOW = "rtsp://camera.test/1?fps=20"
-
-
-class DeafSource(SyntheticSource):
-    """Does not listen to `interrupt` until the test lets it: a camera that hangs in a native read."""
-
-    deaf = True
-
-    def interrupt(self) -> None:
-        if not self.deaf:
-            super().interrupt()
 
 
 @dataclass
@@ -45,39 +34,30 @@ class Place:
     store: CameraStore
     changes: list[CameraStatus] = field(default_factory=list)
     removed: list[Lane] = field(default_factory=list)
-    sources: list[SyntheticSource] = field(default_factory=list)
 
     async def add(self, **fields: Any) -> Camera[SyntheticSurface]:
         return await self.registry.add(CameraRegistration.model_validate({"url": SLOW, **fields}))
 
 
 @asynccontextmanager
-async def place(
-    data_dir: Path, source: type[SyntheticSource] = SyntheticSource, **sections: Any
-) -> AsyncIterator[Place]:
+async def place(data_dir: Path, **sections: Any) -> AsyncIterator[Place]:
     settings = await asyncio.to_thread(make_settings, data_dir, **sections)
     store = CameraStore(settings.data_dir)
     await store.open()
     changes: list[CameraStatus] = []
     removed: list[Lane] = []
-    sources: list[SyntheticSource] = []
-
-    def open_source(request: SourceRequest) -> SyntheticSource:
-        sources.append(source(request))
-        return sources[-1]
-
     registry: Registry[SyntheticSurface] = Registry(
         settings,
         store=store,
         mailbox=Mailbox(BatchPolicy(), on_frame=lambda: None),
-        open_source=open_source,
+        open_source=SyntheticSource,
         classes=("person", "car"),
         on_change=changes.append,
         on_remove=removed.append,
     )
     try:
         await registry.load()
-        yield Place(registry, store, changes, removed, sources)
+        yield Place(registry, store, changes, removed)
     finally:
         await registry.close()
         await store.close()
@@ -262,23 +242,6 @@ async def test_changes_of_state_are_told(data_dir: Path) -> None:
         assert p.changes[1].error is not None
         assert p.changes[1].error.code.value == "auth_failed"
         assert camera.status.restarts["auth_failed"] >= 1
-
-
-async def test_threads_that_hang_are_abandoned_after_a_deadline(
-    data_dir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    loop = asyncio.get_running_loop()
-    async with place(data_dir, DeafSource) as p:
-        camera = await p.add(url="rtsp://camera.test/1?fps=50&after=3&hang=1")
-        await wait_until(lambda: camera.status.frames.decoded == 3)
-        started_at = loop.time()
-        await p.registry.close()
-        assert STOP_S <= loop.time() - started_at < STOP_S + 1
-        assert p.registry.abandoned_threads == 1
-        assert "1 camera threads did not end within 3 s and are abandoned" in caplog.text
-        for source in p.sources:
-            source.deaf = False  # type: ignore[attr-defined]
-            source.interrupt()
 
 
 async def test_a_camera_that_comes_while_the_service_stops_is_stored_but_not_started(data_dir: Path) -> None:
