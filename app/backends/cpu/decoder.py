@@ -44,22 +44,27 @@ class FrameDecoder:
         self._clock = clock
         self._spent_s = 0.0  # in the decoder since the last frame came out
         self._arrival: Arrival | None = None
-        self._first = True
+        self._decoded = 0  # packets
+        self._first = True  # no picture came out yet
 
     def decode(self, packet: VideoPacket, *, alone: bool) -> list[SourceFrame[CpuSurface]]:
         """Decode a packet; an empty one takes out what is held back.
 
         `alone`: no packet that follows builds on this one, so its picture is taken out at once. (`skip_frame` would
-        do the same more slowly and, with B-frames, hold each keyframe back until one or two more have come.)
+        do the same at the same cost, but with B-frames it holds each keyframe back until one or two more have come.)
         """
         if isinstance(packet.opaque, Arrival):
             self._arrival = packet.opaque
+            self._decoded += 1
         started_at = self._clock()
         pictures = self._pictures(packet)
         if alone:
             pictures += self._drain()
         decoded_at = self._clock()
         self._spent_s += decoded_at - started_at
+        if pictures and self._first and self._is_undatable(pictures[0]):
+            del pictures[0]
+            self._first = False
         if not pictures:
             return []
         decode_s, self._spent_s = self._spent_s / len(pictures), 0.0
@@ -87,10 +92,8 @@ class FrameDecoder:
         self.corrupt_frames += picture.is_corrupt
         arrival = picture.opaque if isinstance(picture.opaque, Arrival) else self._arrival
         assert arrival is not None  # no picture without a packet
-        # A camera's clock starts with its first packet, which FFmpeg leaves undated (it is right within a few ms).
-        undated, self._first = (0.0 if self._first else None), False
         return SourceFrame(
-            pts_s=undated if picture.pts is None else picture.pts * self._time_base_s,
+            pts_s=self._date(picture),
             times=FrameTimes(
                 arrived_at=arrival.at,
                 decoded_at=decoded_at,
@@ -100,6 +103,18 @@ class FrameDecoder:
             ),
             surface=CpuSurface(picture),
         )
+
+    def _is_undatable(self, picture: VideoFrame) -> bool:
+        # FFmpeg leaves a camera's first packet undated. With B-frames its picture comes out some packets later, and
+        # the clock's zero says nothing of it: better one picture less than a clock that goes back.
+        return picture.pts is None and self._decoded > 1
+
+    def _date(self, picture: VideoFrame) -> float | None:
+        first, self._first = self._first, False
+        if picture.pts is not None:
+            return picture.pts * self._time_base_s
+        # A camera's clock starts with its first packet, within a few milliseconds.
+        return 0.0 if first else None
 
     def _describe(self, picture: VideoFrame) -> None:
         known = self.info
