@@ -34,11 +34,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with av.open(str(ASSETS / "videos/retail02_720p15_h264.mp4")) as source, av.open(str(path), "w") as target:
         video = source.streams.video[0]
         copy = target.add_stream_from_template(video)
-        for packet in source.demux(video):
+        packets = source.demux(video)
+        for packet in packets:
             if packet.dts is None or (packet.is_keyframe and float(packet.pts * packet.time_base) >= CLIP_S):
                 break
             packet.stream = copy
             target.mux(packet)
+        packets.close()
     return path
 
 

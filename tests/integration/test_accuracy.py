@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,8 @@ async def test_boxes_on_video_match_the_reference(video: str, precision: str) ->
 
 
 def _pictures(path: Path, *, every: int, until: int) -> Iterator[tuple[int, CpuSurface]]:
-    with av.open(str(path)) as container:
-        for number, picture in enumerate(container.decode(video=0)):
+    with av.open(str(path)) as container, closing(container.decode(video=0)) as pictures:
+        for number, picture in enumerate(pictures):
             if number >= until:
                 return
             if number % every == 0:

@@ -6,6 +6,7 @@ One image at a time, float32, swscale's BGR, greedy NMS in a loop: slow, obvious
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,9 @@ def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 def pictures(video: Path, limit: int) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     """(seconds from the start, BGR picture) of the first `limit` frames."""
-    with av.open(str(video)) as container:
+    with av.open(str(video)) as container, closing(container.decode(container.streams.video[0])) as frames:
         first = None
-        for number, frame in enumerate(container.decode(container.streams.video[0])):
+        for number, frame in enumerate(frames):
             if number == limit:
                 return
             first = frame.time if first is None else first

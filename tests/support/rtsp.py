@@ -61,12 +61,16 @@ def watch(
         **(options or {}),
     }
     try:
-        with av.open(url, format="rtsp", options=all_options) as container:
+        # The demuxer is closed before its container: one that outlives it reads freed memory when it is collected.
+        with (
+            av.open(url, format="rtsp", options=all_options) as container,
+            contextlib.closing(container.demux()) as packets,
+        ):
             view.streams = [stream.type for stream in container.streams]
             video = container.streams.video[0]
             video.codec_context.thread_count = 1
             view.codec = video.codec_context.codec.canonical_name
-            for packet in container.demux():
+            for packet in packets:
                 if packet.stream.type == "audio":
                     view.audio_packets += packet.size > 0
                 else:
