@@ -104,7 +104,8 @@ class Service:
         if self.state != "stopping":
             self.state = "stopping"
             self.on_stopping()
-        self._task.cancel()
+            # Once only: a second cancellation would cut the bounded waits of the first one short.
+            self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await asyncio.shield(asyncio.gather(self._task, return_exceptions=True))
 

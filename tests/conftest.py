@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import blockbuster.blockbuster
 import pytest
+import pytest_asyncio
 from blockbuster import BlockBuster, BlockingError
 from hypothesis import HealthCheck, settings
 
@@ -63,9 +64,11 @@ def _blockbuster() -> BlockBuster:
     # A log line is written where it is made, to stderr in production and to pytest's own handlers here.
     for function in ("io.TextIOWrapper.write", "io.BufferedWriter.write", "os.write"):
         watch.functions[function].can_block_in("logging/__init__.py", {"emit", "flush"})
-    # FastAPI looks up where a route is written, once for each route, to name it in error messages.
     for blocking in watch.functions.values():
+        # FastAPI looks up where a route is written, once for each route, to name it in error messages.
         blocking.can_block_in("fastapi/routing.py", {"_extract_endpoint_context"})
+        # The tracer of a coverage run takes its own lock wherever a new file is entered.
+        blocking.can_block_in("coverage/collector.py", {"lock_data"})
     return watch
 
 
@@ -123,6 +126,20 @@ async def start_app(data_dir: Path) -> AsyncIterator[StartApp]:
             )
 
         yield start
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def _module_app(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningApp]:
+    settings = await asyncio.to_thread(make_settings, tmp_path_factory.mktemp("app") / "data")
+    async with running_app(settings) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared(_module_app: RunningApp) -> AsyncIterator[RunningApp]:
+    """One application for a module's tests, without cameras at the start of each; mark them `on_shared`."""
+    yield _module_app
+    await _module_app.clear()
 
 
 @pytest.fixture

@@ -73,8 +73,10 @@ class Mailbox(Generic[S]):
             else:
                 older = slot.frame
                 if older is None:
-                    slot.start_tag = next_tag(self._virtual_now, slot.finish_tag)
-                slot.frame, slot.offered_at = frame, now
+                    # A newer frame takes over the turn and the wait of the one it replaces: else a camera faster than
+                    # the batch delay would wait for ever.
+                    slot.start_tag, slot.offered_at = next_tag(self._virtual_now, slot.finish_tag), now
+                slot.frame = frame
                 wake, self._wanted = self._wanted, False
         if older is not None:
             self._drop(older, lane, "replaced" if slot is not None else "shutdown")

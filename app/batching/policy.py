@@ -22,7 +22,7 @@ class Waiting:
 
     start_tag: float  # its camera's place in virtual time
     arrived_at: float  # of its packet, monotonic seconds
-    offered_at: float  # when it came to the slot, monotonic seconds
+    offered_at: float  # since when the slot has been taken, monotonic seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Generic, Literal
 
@@ -85,7 +85,7 @@ class Registry(Generic[S]):
         async with self._changing:
             if registration.id is not None and registration.id in self._cameras:
                 raise CameraExists(registration.id)
-            settings = await self._stored(registration.model_dump(exclude_unset=True))
+            settings = await self._stored(registration.model_dump(exclude_unset=True), self._classes)
             return self._start(settings)
 
     async def replace(self, camera_id: str, fields: Mapping[str, Any]) -> Camera[S]:
@@ -185,15 +185,16 @@ class Registry(Generic[S]):
     # Inside
 
     async def _change(self, camera: Camera[S], fields: Mapping[str, Any]) -> Camera[S]:
-        settings = await self._stored(fields)
+        # A class that only an earlier model had stays until somebody changes it, and is in nobody's way.
+        settings = await self._stored(fields, (*self._classes, *(camera.settings.classes or ())))
         register_secret(self._password(settings))
         forget_secret(self._password(camera.settings))
         camera.apply(settings)
         return camera
 
-    async def _stored(self, fields: Mapping[str, Any]) -> CameraSettings:
-        """Check the fields and write them to disk."""
-        settings = await asyncio.to_thread(self._resolved, fields)  # a file's URL is looked up on disk
+    async def _stored(self, fields: Mapping[str, Any], classes: Collection[str]) -> CameraSettings:
+        """Check the fields, of which classes must be among `classes`, and write them to disk."""
+        settings = await asyncio.to_thread(self._resolved, fields, classes)  # a file's URL is looked up on disk
         await self._store.put(settings)
         if self._closed:  # a thread that starts now would outlive us; the camera starts with the next process
             raise NotReady("the service is stopping")
@@ -206,7 +207,7 @@ class Registry(Generic[S]):
         camera.start()
         return camera
 
-    def _resolved(self, fields: Mapping[str, Any]) -> CameraSettings:
+    def _resolved(self, fields: Mapping[str, Any], classes: Collection[str]) -> CameraSettings:
         """The settings that these fields mean: credentials out of the URL, id and name made up where absent."""
         fields = dict(fields)
         url = self._parsed(fields["url"])
@@ -218,7 +219,7 @@ class Registry(Generic[S]):
         fields["name"] = fields.get("name") or fields.get("id") or url.host[:128] or "camera"
         fields["id"] = fields.get("id") or free_id(fields["name"], self._cameras)
         settings = CameraSettings.model_validate(fields)
-        unknown = sorted(set(settings.classes or ()) - set(self._classes))
+        unknown = sorted(set(settings.classes or ()) - set(classes))
         if unknown:
             known = ", ".join(self._classes[:12]) + (", ..." if len(self._classes) > 12 else "")
             raise InvalidField("classes", f"{', '.join(map(repr, unknown))} is not a class of the model ({known})")

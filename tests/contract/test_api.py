@@ -15,7 +15,7 @@ import pytest
 from app import __version__
 from app.backends.synthetic.backend import SyntheticBackend
 from app.backends.synthetic.detector import CLASSES, SyntheticDetector
-from tests.support.app import API, RunningApp, StartApp
+from tests.support.app import API, RunningApp, StartApp, on_shared
 from tests.support.fakes import SlowOpeningBackend
 from tests.support.wait import wait_until
 
@@ -71,21 +71,23 @@ RESULT_FIELDS = {
 # Cameras: list, register, read
 
 
-async def test_a_registered_camera_is_answered_with_its_place_and_connects_at_once(running: RunningApp) -> None:
+@on_shared
+async def test_a_registered_camera_is_answered_with_its_place_and_connects_at_once(shared: RunningApp) -> None:
     body = {"name": "Gate 1", "url": "rtsp://camera.test/1?fps=50"}
-    response = await running.http.post(f"{API}/cameras", json=body)
+    response = await shared.http.post(f"{API}/cameras", json=body)
     assert response.status_code == 201
     assert response.headers["location"] == f"{API}/cameras/gate-1"
     camera = response.json()
     assert set(camera) == CAMERA_FIELDS
     assert set(camera["status"]) == STATUS_FIELDS
     assert camera["status"]["state"] in ("connecting", "running")
-    assert (await running.http.get(response.headers["location"])).json()["id"] == "gate-1"
-    await running.wait_state("gate-1", "running")
+    assert (await shared.http.get(response.headers["location"])).json()["id"] == "gate-1"
+    await shared.wait_state("gate-1", "running")
 
 
-async def test_a_camera_shows_what_was_registered_and_its_defaults(running: RunningApp) -> None:
-    plain = await running.register("plain", enabled=False)
+@on_shared
+async def test_a_camera_shows_what_was_registered_and_its_defaults(shared: RunningApp) -> None:
+    plain = await shared.register("plain", enabled=False)
     assert {key: plain[key] for key in CAMERA_FIELDS - {"status", "url", "id"}} == {
         "name": "plain",
         "username": None,
@@ -109,16 +111,17 @@ async def test_a_camera_shows_what_was_registered_and_its_defaults(running: Runn
         "classes": ["car"],
         "labels": {"floor": "2", "ö": "✓"},
     }
-    full = await running.register("full", password="hunter2", **given)
+    full = await shared.register("full", password="hunter2", **given)
     assert {key: full[key] for key in given} == given
     assert full["password_set"] is True
     assert "password" not in full
 
 
-async def test_a_running_camera_s_status_is_complete(running: RunningApp) -> None:
-    await running.register("gate-1", "fps=50&width=640&height=360")
-    await running.wait_published("gate-1", 5)
-    status = (await running.camera("gate-1"))["status"]
+@on_shared
+async def test_a_running_camera_s_status_is_complete(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=50&width=640&height=360")
+    await shared.wait_published("gate-1", 5)
+    status = (await shared.camera("gate-1"))["status"]
     assert status["state"] == "running"
     assert (status["error"], status["retry_in_s"], status["restarts"]) == (None, None, 0)
     assert (status["decoder"], status["codec"], status["width"], status["height"]) == (
@@ -137,10 +140,11 @@ async def test_a_running_camera_s_status_is_complete(running: RunningApp) -> Non
     assert frames["decoded"] == frames["published"] + sum(frames["dropped"].values()) + frames["in_flight"]
 
 
+@on_shared
 @pytest.mark.parametrize("code", ["auth_failed", "unsupported_codec", "end_of_stream"])
-async def test_a_failing_camera_says_why_and_when_it_tries_again(running: RunningApp, code: str) -> None:
-    await running.register("gate-1", f"fail={code}")
-    status = (await running.wait_state("gate-1", "retrying"))["status"]
+async def test_a_failing_camera_says_why_and_when_it_tries_again(shared: RunningApp, code: str) -> None:
+    await shared.register("gate-1", f"fail={code}")
+    status = (await shared.wait_state("gate-1", "retrying"))["status"]
     assert status["error"]["code"] == code
     assert status["error"]["message"]
     assert 0 <= status["retry_in_s"] <= 4
@@ -148,17 +152,19 @@ async def test_a_failing_camera_says_why_and_when_it_tries_again(running: Runnin
     assert status["measured_fps"] == status["inferred_fps"] == 0
 
 
-async def test_a_disabled_camera_is_not_watched(running: RunningApp) -> None:
-    camera = await running.register("gate-1", enabled=False)
+@on_shared
+async def test_a_disabled_camera_is_not_watched(shared: RunningApp) -> None:
+    camera = await shared.register("gate-1", enabled=False)
     assert camera["status"]["state"] == "disabled"
     assert camera["status"]["frames"]["decoded"] == 0
 
 
-async def test_the_list_is_an_array_in_the_order_of_registration(running: RunningApp) -> None:
-    assert (await running.http.get(f"{API}/cameras")).json() == []
+@on_shared
+async def test_the_list_is_an_array_in_the_order_of_registration(shared: RunningApp) -> None:
+    assert (await shared.http.get(f"{API}/cameras")).json() == []
     for name in ("b", "a", "c"):
-        await running.register(name, enabled=False)
-    listed = (await running.http.get(f"{API}/cameras")).json()
+        await shared.register(name, enabled=False)
+    listed = (await shared.http.get(f"{API}/cameras")).json()
     assert [camera["id"] for camera in listed] == ["b", "a", "c"]
     assert set(listed[0]) == CAMERA_FIELDS
 
@@ -166,31 +172,33 @@ async def test_the_list_is_an_array_in_the_order_of_registration(running: Runnin
 # Change
 
 
-async def test_min_score_takes_effect_within_a_second_without_a_reconnect(running: RunningApp) -> None:
-    await running.register("gate-1", "fps=50")
-    await running.wait_published("gate-1")
-    before = (await running.wait_state("gate-1", "running"))["status"]
+@on_shared
+async def test_min_score_takes_effect_within_a_second_without_a_reconnect(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=50")
+    await shared.wait_published("gate-1")
+    before = (await shared.wait_state("gate-1", "running"))["status"]
     started_at = asyncio.get_running_loop().time()
-    await running.patch("gate-1", min_score=0.95)  # the synthetic object's score is 0.9
-    await wait_until(lambda: _newest(running, "gate-1")["detections"] == [])
-    await running.patch("gate-1", min_score=0.5)
-    await wait_until(lambda: len(_newest(running, "gate-1")["detections"]) == 1)
+    await shared.patch("gate-1", min_score=0.95)  # the synthetic object's score is 0.9
+    await wait_until(lambda: _newest(shared, "gate-1")["detections"] == [])
+    await shared.patch("gate-1", min_score=0.5)
+    await wait_until(lambda: len(_newest(shared, "gate-1")["detections"]) == 1)
     assert asyncio.get_running_loop().time() - started_at < 2
-    after = (await running.camera("gate-1"))["status"]
+    after = (await shared.camera("gate-1"))["status"]
     assert (after["state"], after["since"], after["restarts"]) == ("running", before["since"], 0)
 
 
-async def test_classes_take_effect_within_a_second_without_a_reconnect(running: RunningApp) -> None:
-    await running.register("gate-1", "fps=50")
-    await running.wait_published("gate-1")
-    before = (await running.wait_state("gate-1", "running"))["status"]
+@on_shared
+async def test_classes_take_effect_within_a_second_without_a_reconnect(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=50")
+    await shared.wait_published("gate-1")
+    before = (await shared.wait_state("gate-1", "running"))["status"]
     started_at = asyncio.get_running_loop().time()
-    await running.patch("gate-1", classes=["car"])
-    await wait_until(lambda: _newest(running, "gate-1")["detections"] == [])
-    await running.patch("gate-1", classes=None)
-    await wait_until(lambda: len(_newest(running, "gate-1")["detections"]) == 1)
+    await shared.patch("gate-1", classes=["car"])
+    await wait_until(lambda: _newest(shared, "gate-1")["detections"] == [])
+    await shared.patch("gate-1", classes=None)
+    await wait_until(lambda: len(_newest(shared, "gate-1")["detections"]) == 1)
     assert asyncio.get_running_loop().time() - started_at < 2
-    after = (await running.camera("gate-1"))["status"]
+    after = (await shared.camera("gate-1"))["status"]
     assert (after["since"], after["restarts"]) == (before["since"], 0)
 
 
@@ -200,103 +208,112 @@ def _newest(running: RunningApp, camera_id: str) -> Any:
     return result.message
 
 
-async def test_a_rate_limit_takes_effect_without_a_reconnect(running: RunningApp) -> None:
-    await running.register("gate-1", "fps=100")
-    since = (await running.wait_state("gate-1", "running"))["status"]["since"]
-    await running.patch("gate-1", max_fps=5)
-    lane = running.parts.registry.get("gate-1").lane
+@on_shared
+async def test_a_rate_limit_takes_effect_without_a_reconnect(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=100")
+    since = (await shared.wait_state("gate-1", "running"))["status"]["since"]
+    await shared.patch("gate-1", max_fps=5)
+    lane = shared.parts.registry.get("gate-1").lane
     await wait_until(lambda: lane.counts().dropped["rate_limit"] > 20)
-    assert (await running.camera("gate-1"))["status"]["since"] == since
+    assert (await shared.camera("gate-1"))["status"]["since"] == since
 
 
-async def test_a_new_url_reconnects_and_counts_on(running: RunningApp) -> None:
-    await running.register("gate-1", "fps=50&width=640&height=360")
-    await running.wait_published("gate-1", 3)
-    before = (await running.camera("gate-1"))["status"]
-    changed = await running.patch("gate-1", url="rtsp://camera.test/2?fps=50&width=320&height=200")
+@on_shared
+async def test_a_new_url_reconnects_and_counts_on(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=50&width=640&height=360")
+    await shared.wait_published("gate-1", 3)
+    before = (await shared.camera("gate-1"))["status"]
+    changed = await shared.patch("gate-1", url="rtsp://camera.test/2?fps=50&width=320&height=200")
     assert changed["url"] == "rtsp://camera.test/2?fps=50&width=320&height=200"
     assert changed["status"]["state"] == "connecting"
-    after = (await running.wait_state("gate-1", "running"))["status"]
+    after = (await shared.wait_state("gate-1", "running"))["status"]
     assert after["since"] > before["since"]
     assert (after["width"], after["height"]) == (320, 200)
     assert after["frames"]["decoded"] >= before["frames"]["decoded"]
     assert after["restarts"] == 0
 
 
-async def test_a_patch_leaves_alone_what_it_does_not_mention(running: RunningApp) -> None:
-    before = await running.register("gate-1", enabled=False, priority=9, labels={"a": "b"}, password="hunter2")
-    after = await running.patch("gate-1", name="New")
+@on_shared
+async def test_a_patch_leaves_alone_what_it_does_not_mention(shared: RunningApp) -> None:
+    before = await shared.register("gate-1", enabled=False, priority=9, labels={"a": "b"}, password="hunter2")
+    after = await shared.patch("gate-1", name="New")
     assert {**after, "status": None, "name": "gate-1"} == {**before, "status": None}
-    assert (await running.patch("gate-1"))["name"] == "New"
-    assert (await running.patch("gate-1", labels={"c": "d"}))["labels"] == {"c": "d"}
-    assert (await running.patch("gate-1", password=None))["password_set"] is False
+    assert (await shared.patch("gate-1"))["name"] == "New"
+    assert (await shared.patch("gate-1", labels={"c": "d"}))["labels"] == {"c": "d"}
+    assert (await shared.patch("gate-1", password=None))["password_set"] is False
 
 
-async def test_a_replacement_resets_what_it_does_not_mention_but_keeps_the_password(running: RunningApp) -> None:
-    await running.register("gate-1", enabled=False, priority=9, labels={"a": "b"}, password="hunter2", username="admin")
+@on_shared
+async def test_a_replacement_resets_what_it_does_not_mention_but_keeps_the_password(shared: RunningApp) -> None:
+    await shared.register("gate-1", enabled=False, priority=9, labels={"a": "b"}, password="hunter2", username="admin")
     body = {"url": "rtsp://camera.test/2", "enabled": False}
-    response = await running.http.put(f"{API}/cameras/gate-1", json=body)
+    response = await shared.http.put(f"{API}/cameras/gate-1", json=body)
     assert response.status_code == 200
     replaced = response.json()
     assert (replaced["priority"], replaced["labels"], replaced["username"]) == (5, {}, None)
     assert replaced["url"] == "rtsp://camera.test/2"
     assert replaced["password_set"] is True
-    assert running.parts.registry.request(running.parts.registry.get("gate-1").settings).password == "hunter2"
-    response = await running.http.put(f"{API}/cameras/gate-1", json={**body, "password": None})
+    assert shared.parts.registry.request(shared.parts.registry.get("gate-1").settings).password == "hunter2"
+    response = await shared.http.put(f"{API}/cameras/gate-1", json={**body, "password": None})
     assert response.json()["password_set"] is False
 
 
-async def test_a_camera_is_switched_off_and_on(running: RunningApp) -> None:
-    await running.register("gate-1")
-    await running.wait_state("gate-1", "running")
-    assert (await running.patch("gate-1", enabled=False))["status"]["state"] == "disabled"
-    assert (await running.patch("gate-1", enabled=True))["status"]["state"] == "connecting"
-    await running.wait_state("gate-1", "running")
+@on_shared
+async def test_a_camera_is_switched_off_and_on(shared: RunningApp) -> None:
+    await shared.register("gate-1")
+    await shared.wait_state("gate-1", "running")
+    assert (await shared.patch("gate-1", enabled=False))["status"]["state"] == "disabled"
+    assert (await shared.patch("gate-1", enabled=True))["status"]["state"] == "connecting"
+    await shared.wait_state("gate-1", "running")
 
 
-async def test_restart_reconnects_now(running: RunningApp) -> None:
-    await running.register("gate-1", "fps=50&after=2&fail=auth_failed")
-    lane = running.parts.registry.get("gate-1").lane
+@on_shared
+async def test_restart_reconnects_now(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=50&after=2&fail=auth_failed")
+    lane = shared.parts.registry.get("gate-1").lane
     for number in range(1, 4):
-        await running.wait_state("gate-1", "retrying")
-        response = await running.http.post(f"{API}/cameras/gate-1/restart")
+        await shared.wait_state("gate-1", "retrying")
+        response = await shared.http.post(f"{API}/cameras/gate-1/restart")
         assert response.status_code == 200
         assert response.json()["status"]["state"] == "connecting"
         await wait_until(lambda number=number: lane.counts().decoded >= 2 * (number + 1))  # type: ignore[misc]
 
 
-async def test_a_removed_camera_is_gone_everywhere(running: RunningApp) -> None:
-    await running.register("gate-1")
-    await running.wait_published("gate-1")
-    camera = running.parts.registry.get("gate-1")
-    response = await running.http.delete(f"{API}/cameras/gate-1")
+@on_shared
+async def test_a_removed_camera_is_gone_everywhere(shared: RunningApp) -> None:
+    await shared.register("gate-1")
+    await shared.wait_published("gate-1")
+    camera = shared.parts.registry.get("gate-1")
+    response = await shared.http.delete(f"{API}/cameras/gate-1")
     assert (response.status_code, response.content) == (204, b"")
     for path in ("", "/detections", "/snapshot.jpg"):
-        assert (await running.http.get(f"{API}/cameras/gate-1{path}")).status_code == 404
-    assert (await running.http.get(f"{API}/detections/latest")).json() == []
-    assert "gate-1" not in await running.metrics()
+        assert (await shared.http.get(f"{API}/cameras/gate-1{path}")).status_code == 404
+    assert (await shared.http.get(f"{API}/detections/latest")).json() == []
+    assert "gate-1" not in await shared.metrics()
     await asyncio.wait_for(camera.ended.wait(), 10)
     assert camera.lane.counts().in_flight == 0
 
 
-async def test_a_camera_that_comes_back_under_its_old_name_starts_anew(running: RunningApp) -> None:
-    await running.register("gate-1")
-    await running.wait_published("gate-1", 10)
-    await running.remove("gate-1")
-    again = await running.register("gate-1", "fps=1")
+@on_shared
+async def test_a_camera_that_comes_back_under_its_old_name_starts_anew(shared: RunningApp) -> None:
+    await shared.register("gate-1")
+    await shared.wait_published("gate-1", 10)
+    await shared.remove("gate-1")
+    again = await shared.register("gate-1", "fps=1")
     assert again["status"]["frames"]["decoded"] <= 1
-    await running.wait_published("gate-1")
-    kept = (await running.http.get(f"{API}/cameras/gate-1/detections")).json()
+    await shared.wait_published("gate-1")
+    kept = (await shared.http.get(f"{API}/cameras/gate-1/detections")).json()
     assert [result["seq"] for result in kept] == [1]
 
 
 # Results
 
 
-async def test_results_have_the_shape_of_the_websocket_message(running: RunningApp) -> None:
-    await running.register("gate-1", "fps=100&width=640&height=360")
-    await running.wait_published("gate-1", 5)
-    results = (await running.http.get(f"{API}/cameras/gate-1/detections")).json()
+@on_shared
+async def test_results_have_the_shape_of_the_websocket_message(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=100&width=640&height=360")
+    await shared.wait_published("gate-1", 5)
+    results = (await shared.http.get(f"{API}/cameras/gate-1/detections")).json()
     assert all(set(result) == RESULT_FIELDS for result in results)
     result = results[-1]
     assert (result["type"], result["version"], result["camera_id"], result["clock"]) == (
@@ -339,29 +356,31 @@ async def test_the_newest_results_come_oldest_first_with_a_limit_and_a_start(sta
     assert await seqs(f"?since_seq={10**30}") == []
 
 
-async def test_latest_gives_the_newest_of_every_camera_that_has_one(running: RunningApp) -> None:
-    assert (await running.http.get(f"{API}/detections/latest")).json() == []
-    await running.register("b")
-    await running.register("a")
-    await running.register("dead", "fail=dns_failed")
-    await running.wait_published("a")
-    await running.wait_published("b")
-    response = await running.http.get(f"{API}/detections/latest")
+@on_shared
+async def test_latest_gives_the_newest_of_every_camera_that_has_one(shared: RunningApp) -> None:
+    assert (await shared.http.get(f"{API}/detections/latest")).json() == []
+    await shared.register("b")
+    await shared.register("a")
+    await shared.register("dead", "fail=dns_failed")
+    await shared.wait_published("a")
+    await shared.wait_published("b")
+    response = await shared.http.get(f"{API}/detections/latest")
     assert response.headers["content-type"] == "application/json"
     assert [result["camera_id"] for result in response.json()] == ["b", "a"]
 
 
-async def test_a_snapshot_is_a_jpeg_with_boxes_unless_unwanted(running: RunningApp) -> None:
-    await running.register("gate-1", "fps=100&after=3&hang=1&width=320&height=200")
-    lane = running.parts.registry.get("gate-1").lane
+@on_shared
+async def test_a_snapshot_is_a_jpeg_with_boxes_unless_unwanted(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=100&after=3&hang=1&width=320&height=200")
+    lane = shared.parts.registry.get("gate-1").lane
     await wait_until(lambda: lane.counts().decoded == 3 and lane.counts().in_flight == 0)
-    response = await running.http.get(f"{API}/cameras/gate-1/snapshot.jpg")
+    response = await shared.http.get(f"{API}/cameras/gate-1/snapshot.jpg")
     assert response.status_code == 200
     assert response.headers["content-type"] == "image/jpeg"
     assert response.headers["cache-control"] == "no-store"
     assert int(response.headers["x-frame-seq"]) >= 1
     assert response.headers["x-captured-at"].endswith("Z")
-    bare = await running.http.get(f"{API}/cameras/gate-1/snapshot.jpg?overlay=false")
+    bare = await shared.http.get(f"{API}/cameras/gate-1/snapshot.jpg?overlay=false")
 
     def pixels(data: bytes) -> Any:
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -371,17 +390,19 @@ async def test_a_snapshot_is_a_jpeg_with_boxes_unless_unwanted(running: RunningA
     assert (np.abs(drawn.astype(int) - plain) > 60).any()
 
 
-async def test_a_camera_without_a_picture_is_not_ready(running: RunningApp) -> None:
-    await running.register("gate-1", "fail=dns_failed")
-    response = await running.http.get(f"{API}/cameras/gate-1/snapshot.jpg")
+@on_shared
+async def test_a_camera_without_a_picture_is_not_ready(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fail=dns_failed")
+    response = await shared.http.get(f"{API}/cameras/gate-1/snapshot.jpg")
     assert (response.status_code, response.json()["code"]) == (503, "not_ready")
 
 
 # What runs here
 
 
-async def test_models_describes_the_loaded_model(running: RunningApp) -> None:
-    (model,) = (await running.http.get(f"{API}/models")).json()
+@on_shared
+async def test_models_describes_the_loaded_model(shared: RunningApp) -> None:
+    (model,) = (await shared.http.get(f"{API}/models")).json()
     assert model["name"] == "synthetic"
     assert len(model["sha256"]) == 64
     assert (model["family"], model["precision"], model["backend"]) == ("synthetic", "none", "synthetic")
@@ -390,8 +411,9 @@ async def test_models_describes_the_loaded_model(running: RunningApp) -> None:
     assert model["batch_sizes"] == [1, 16]
 
 
-async def test_system_says_what_runs_and_why_and_what_every_other_backend_lacks(running: RunningApp) -> None:
-    system = (await running.http.get(f"{API}/system")).json()
+@on_shared
+async def test_system_says_what_runs_and_why_and_what_every_other_backend_lacks(shared: RunningApp) -> None:
+    system = (await shared.http.get(f"{API}/system")).json()
     assert (system["version"], system["state"]) == (__version__, "ready")
     assert system["backend"] == {"name": "synthetic", "reason": "backend.device is synthetic"}
     assert {backend["name"] for backend in system["backends"]} == {"cuda", "cpu", "synthetic"}
@@ -415,19 +437,21 @@ async def test_capacity_says_what_is_used_and_left_and_how_it_was_measured(start
     assert all(capacity[part]["measured"] for part in ("decode", "inference", "memory"))
 
 
-async def test_probes_page_and_documentation_are_there(running: RunningApp) -> None:
-    assert (await running.http.get("/livez")).json() == {"status": "ok"}
-    assert (await running.http.get("/readyz")).json() == {"status": "ready"}
+@on_shared
+async def test_probes_page_and_documentation_are_there(shared: RunningApp) -> None:
+    assert (await shared.http.get("/livez")).json() == {"status": "ok"}
+    assert (await shared.http.get("/readyz")).json() == {"status": "ready"}
     for path in ("/", "/docs"):
-        response = await running.http.get(path)
+        response = await shared.http.get(path)
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/html")
 
 
-async def test_readiness_does_not_wait_for_cameras(running: RunningApp) -> None:
-    await running.register("dead", "fail=connect_timeout")
-    await running.wait_state("dead", "retrying")
-    assert (await running.http.get("/readyz")).status_code == 200
+@on_shared
+async def test_readiness_does_not_wait_for_cameras(shared: RunningApp) -> None:
+    await shared.register("dead", "fail=connect_timeout")
+    await shared.wait_state("dead", "retrying")
+    assert (await shared.http.get("/readyz")).status_code == 200
 
 
 async def test_until_the_engine_is_warm_only_the_process_answers(start_app: StartApp) -> None:
@@ -446,8 +470,9 @@ async def test_until_the_engine_is_warm_only_the_process_answers(start_app: Star
     assert (await running.http.get("/readyz")).status_code == 200
 
 
-async def test_the_openapi_document_names_every_route_and_shape(running: RunningApp) -> None:
-    document = (await running.http.get("/openapi.json")).json()
+@on_shared
+async def test_the_openapi_document_names_every_route_and_shape(shared: RunningApp) -> None:
+    document = (await shared.http.get("/openapi.json")).json()
     assert {
         f"{API}/cameras": {"get", "post"},
         f"{API}/cameras/{{camera_id}}": {"get", "put", "patch", "delete"},
@@ -474,15 +499,16 @@ async def test_the_openapi_document_names_every_route_and_shape(running: Running
 # Many cameras, one after another
 
 
-async def test_a_hundred_cameras_come_and_go_without_a_trace(running: RunningApp) -> None:
+@on_shared
+async def test_a_hundred_cameras_come_and_go_without_a_trace(shared: RunningApp) -> None:
     process = psutil.Process()
-    registry = running.parts.registry
+    registry = shared.parts.registry
 
     async def cycle(number: int) -> None:
-        await running.register("gate-1", "fps=200", password=f"secret-{number}", labels={"n": str(number)})
+        await shared.register("gate-1", "fps=200", password=f"secret-{number}", labels={"n": str(number)})
         camera = registry.get("gate-1")
         await wait_until(lambda: camera.lane.counts().published >= 1)
-        await running.remove("gate-1")
+        await shared.remove("gate-1")
         await asyncio.wait_for(camera.ended.wait(), 10)
 
     def measure() -> tuple[int, int, int]:
@@ -499,15 +525,16 @@ async def test_a_hundred_cameras_come_and_go_without_a_trace(running: RunningApp
     assert memory_after - memory < 6e6
 
 
-async def test_registering_cameras_does_not_disturb_one_that_runs(running: RunningApp) -> None:
-    await running.register("steady", "fps=50")
-    await running.wait_published("steady", 10)
-    before = (await running.camera("steady"))["status"]
-    await asyncio.gather(*(running.register(f"other-{n}", "fail=auth_failed") for n in range(20)))
-    await running.remove(*(f"other-{n}" for n in range(20)))
-    after = (await running.camera("steady"))["status"]
+@on_shared
+async def test_registering_cameras_does_not_disturb_one_that_runs(shared: RunningApp) -> None:
+    await shared.register("steady", "fps=50")
+    await shared.wait_published("steady", 10)
+    before = (await shared.camera("steady"))["status"]
+    await asyncio.gather(*(shared.register(f"other-{n}", "fail=auth_failed") for n in range(20)))
+    await shared.remove(*(f"other-{n}" for n in range(20)))
+    after = (await shared.camera("steady"))["status"]
     assert (after["since"], after["restarts"]) == (before["since"], 0)
-    await running.wait_published("steady", after["frames"]["published"] + 5)
+    await shared.wait_published("steady", after["frames"]["published"] + 5)
 
 
 async def test_cameras_survive_a_restart_of_the_service(data_dir: Path, start_app: StartApp) -> None:
@@ -522,9 +549,10 @@ async def test_cameras_survive_a_restart_of_the_service(data_dir: Path, start_ap
     await second.wait_state("gate-1", "running")
 
 
-async def test_bodies_are_json_in_utf_8_whatever_the_environment(running: RunningApp) -> None:
+@on_shared
+async def test_bodies_are_json_in_utf_8_whatever_the_environment(shared: RunningApp) -> None:
     body = json.dumps({"url": "rtsp://camera.test/1", "name": "Tür", "enabled": False}, ensure_ascii=False).encode()
-    response = await running.http.post(f"{API}/cameras", content=body, headers={"content-type": "application/json"})
+    response = await shared.http.post(f"{API}/cameras", content=body, headers={"content-type": "application/json"})
     assert response.status_code == 201
     assert response.json()["name"] == "Tür"
     assert response.json()["id"] == "tur"

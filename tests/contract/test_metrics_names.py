@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.backends.synthetic.backend import SyntheticBackend
 from app.backends.synthetic.detector import SyntheticDetector
 from app.errors import EngineError
-from tests.support.app import RunningApp, StartApp
+from tests.support.app import RunningApp, StartApp, on_shared
 from tests.support.wait import wait_until
 
 # name: (type, labels). Counters carry `_total` in the exposition, histograms `_bucket`, `_count` and `_sum`.
@@ -69,10 +69,11 @@ async def test_every_series_has_its_name_type_and_labels_and_there_is_no_other(s
             assert set(sample.labels) - {"le"} == labels, sample
 
 
-async def test_labels_take_the_values_of_the_contract(running: RunningApp) -> None:
-    await running.register("gate-1", "fps=100&after=5&fail=read_timeout")
-    await running.wait_state("gate-1", "retrying")
-    found = await scrape(running)
+@on_shared
+async def test_labels_take_the_values_of_the_contract(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=100&after=5&fail=read_timeout")
+    await shared.wait_state("gate-1", "retrying")
+    found = await scrape(shared)
     assert values(found["vidette_camera_state"], "state") == {"connecting", "running", "retrying", "disabled"}
     assert values(found["vidette_camera_fps"], "kind") == {"measured", "inferred"}
     assert values(found["vidette_camera_restarts_total"], "code") == {"read_timeout"}
@@ -95,14 +96,15 @@ async def test_labels_take_the_values_of_the_contract(running: RunningApp) -> No
     assert values(found["vidette_ws_messages_dropped_total"], "reason") == {"slow_consumer"}
 
 
-async def test_values_are_those_of_the_api(running: RunningApp) -> None:
-    await running.register("gate-1", "fps=100&after=30&hang=1")
-    await wait_until(lambda: running.parts.registry.get("gate-1").lane.counts().decoded == 30)
-    await wait_until(lambda: running.parts.registry.get("gate-1").lane.counts().in_flight == 0)
-    frames = (await running.camera("gate-1"))["status"]["frames"]
-    async with running.socket():
-        await wait_until(lambda: running.parts.hub.stats.subscribers == 1)
-        found = await scrape(running)
+@on_shared
+async def test_values_are_those_of_the_api(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=100&after=30&hang=1")
+    await wait_until(lambda: shared.parts.registry.get("gate-1").lane.counts().decoded == 30)
+    await wait_until(lambda: shared.parts.registry.get("gate-1").lane.counts().in_flight == 0)
+    frames = (await shared.camera("gate-1"))["status"]["frames"]
+    async with shared.socket():
+        await wait_until(lambda: shared.parts.hub.stats.subscribers == 1)
+        found = await scrape(shared)
 
     def value(name: str, **labels: str) -> float:
         family = found[name]
@@ -125,31 +127,35 @@ async def test_values_are_those_of_the_api(running: RunningApp) -> None:
     assert [s.value for s in latency if s.name.endswith("_count")] == [frames["published"]]
 
 
-async def test_there_are_no_gpu_series_without_a_gpu(running: RunningApp) -> None:
-    assert not [name for name in await scrape(running) if "gpu" in name]
+@on_shared
+async def test_there_are_no_gpu_series_without_a_gpu(shared: RunningApp) -> None:
+    assert not [name for name in await scrape(shared) if "gpu" in name]
 
 
-async def test_the_process_s_own_series_are_there(running: RunningApp) -> None:
-    found = await scrape(running)
+@on_shared
+async def test_the_process_s_own_series_are_there(shared: RunningApp) -> None:
+    found = await scrape(shared)
     assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= set(found)
     assert any(name.startswith("python_gc_") for name in found)
 
 
-async def test_a_removed_camera_s_series_vanish(running: RunningApp) -> None:
-    await running.register("gate-1")
-    await running.register("door")
-    await running.wait_published("gate-1")
-    assert "gate-1" in await running.metrics()
-    await running.remove("gate-1")
-    text = await running.metrics()
+@on_shared
+async def test_a_removed_camera_s_series_vanish(shared: RunningApp) -> None:
+    await shared.register("gate-1")
+    await shared.register("door")
+    await shared.wait_published("gate-1")
+    assert "gate-1" in await shared.metrics()
+    await shared.remove("gate-1")
+    text = await shared.metrics()
     assert "gate-1" not in text
     assert 'camera="door"' in text
 
 
-async def test_no_label_carries_a_url(running: RunningApp) -> None:
-    await running.register("gate-1", "fps=100&after=2&fail=read_timeout")
-    await running.wait_state("gate-1", "retrying")
-    assert "camera.test" not in await running.metrics()
+@on_shared
+async def test_no_label_carries_a_url(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=100&after=2&fail=read_timeout")
+    await shared.wait_state("gate-1", "retrying")
+    assert "camera.test" not in await shared.metrics()
 
 
 async def test_a_scrape_while_the_service_starts_is_no_error(start_app: StartApp) -> None:

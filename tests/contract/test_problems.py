@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from app.backends.synthetic.backend import SyntheticBackend
 from app.backends.synthetic.detector import SyntheticDetector
-from tests.support.app import API, RunningApp, StartApp, make_settings, running_app
+from tests.support.app import API, RunningApp, StartApp, make_settings, on_shared, running_app
 from tests.support.wait import wait_until
 
 URL = "rtsp://camera.test/1"
@@ -52,9 +52,6 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runn
     async with running_app(made) as running:
         await running.register("gate-1", enabled=False)
         yield running
-
-
-on_shared = pytest.mark.asyncio(loop_scope="module")
 
 
 # The table, row by row

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx
+import pytest
 from fastapi import FastAPI
 from websockets.asyncio.client import connect
 
@@ -25,6 +26,8 @@ from tests.support.wait import wait_until
 Json: TypeAlias = Any
 API = "/api/v1"
 STREAM = f"{API}/ws/detections"
+# For tests that take the fixture `shared`: they run in its loop.
+on_shared = pytest.mark.asyncio(loop_scope="module")
 # The fixture `start_app`.
 StartApp: TypeAlias = "Callable[..., Awaitable[RunningApp]]"
 

@@ -215,11 +215,13 @@ async def test_a_status_may_be_read_from_another_thread_while_the_camera_restart
             return readings
 
         reading = asyncio.create_task(asyncio.to_thread(read))
-        for number in range(30):
-            c.apply(settings(enabled=bool(number % 2)))
-            await asyncio.sleep(0.001)
-        c.apply(settings(enabled=False))
-        done.set()
+        try:
+            for number in range(30):
+                c.apply(settings(enabled=bool(number % 2)))
+                await asyncio.sleep(0.001)
+            c.apply(settings(enabled=False))
+        finally:
+            done.set()
         assert await reading > 100
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from app.backends.synthetic.source import SyntheticSurface
 from app.batching.mailbox import Batch, Mailbox
 from app.batching.policy import BatchPolicy
@@ -48,6 +50,21 @@ def test_a_replaced_frame_keeps_its_cameras_turn() -> None:
     mailbox.offer(often, next_frame(often, at=0.2), 0.2)
     served = [mailbox.take(0.3)[0], mailbox.take(0.3)[0]]
     assert {batch.frames[0].camera_id for batch in served if batch} == {"often", "once"}
+
+
+def test_a_camera_faster_than_the_delay_is_served_when_the_delay_is_over() -> None:
+    mailbox, lane = make_mailbox(max_delay_s=0.05), make_lane()
+    mailbox.add(lane)
+    mailbox.offer(lane, next_frame(lane, at=0.0), 0.0)
+    mailbox.offer(lane, next_frame(lane, at=0.04), 0.04)  # newer, but the camera has waited since the first
+    batch, wait_s = mailbox.take(0.041)
+    assert batch is None
+    assert wait_s == pytest.approx(0.009)
+    batch, _ = mailbox.take(0.051)
+    assert batch is not None
+    assert (batch.reason, batch.frames[0].seq) == ("delay", 2)
+    mailbox.offer(lane, next_frame(lane, at=0.08), 0.08)
+    assert mailbox.take(0.08)[1] == pytest.approx(0.05)  # the next wait begins anew
 
 
 def test_a_stale_frame_is_dropped_and_released() -> None:

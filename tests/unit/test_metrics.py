@@ -43,8 +43,10 @@ async def test_a_scrape_is_safe_while_cameras_and_labels_come_and_go(data_dir: P
             return count
 
         scraping = asyncio.create_task(asyncio.to_thread(scrape))
-        await churn(service)
-        done.set()
+        try:
+            await churn(service)
+        finally:
+            done.set()
         assert await scraping > 3
 
 

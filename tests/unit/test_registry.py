@@ -204,6 +204,17 @@ async def test_a_class_that_the_model_lost_is_a_warning_at_the_start(
     assert "camera gate: the model has no class 'zebra'" in caplog.text
 
 
+async def test_a_class_that_the_model_lost_does_not_stand_in_the_way_of_other_changes(data_dir: Path) -> None:
+    async with place(data_dir) as p:
+        camera = await p.add(id="gate", enabled=False)
+        await p.store.put(camera.settings.model_copy(update={"classes": ["zebra"]}))
+    async with place(data_dir) as p:
+        changed = await p.registry.patch("gate", {"priority": 9})
+        assert (changed.settings.priority, changed.settings.classes) == (9, ["zebra"])
+        with pytest.raises(InvalidField, match="'unicorn' is not a class"):
+            await p.registry.patch("gate", {"classes": ["zebra", "unicorn"]})
+
+
 async def test_a_removed_camera_takes_its_thread_with_it_and_disturbs_no_other(data_dir: Path) -> None:
     async with place(data_dir) as p:
         gone, stays = await p.add(id="gone"), await p.add(id="stays")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -121,7 +122,11 @@ class Engine:
         if (plan, size) not in self._compiled:
             with self._model_errors():
                 model = self._with_image_input((self._single if size == 1 else self._batch).clone(), size)
-                self._compiled[plan, size] = self._core.compile_model(model, _DEVICE, _properties(plan))
+                # Compiling gives the calling thread a signal stack that vanishes with the compiled model: a signal that
+                # the main thread then gets, such as SIGTERM, ends the process with a segmentation fault.
+                with ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile") as thread:
+                    compiled = thread.submit(self._core.compile_model, model, _DEVICE, _properties(plan))
+                    self._compiled[plan, size] = compiled.result()
         return self._compiled[plan, size]
 
     def _with_image_input(self, model: ov.Model, size: int) -> ov.Model:

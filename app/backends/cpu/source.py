@@ -65,12 +65,13 @@ class PyavSource:
         self._gate = DecodeGate()
         self._reader: PacketReader | None = None
         self._decoder: FrameDecoder | None = None
+        self._closed_info: StreamInfo | None = None
         self._packets = self._skipped = self._frames = 0
         self._steps: set[StreamStep] = set()
 
     @property
     def info(self) -> StreamInfo | None:
-        return None if self._decoder is None else self._decoder.info
+        return self._closed_info if self._decoder is None else self._decoder.info
 
     @property
     def stats(self) -> SourceStats:
@@ -97,6 +98,8 @@ class PyavSource:
 
     def close(self) -> None:
         self._stop.set()
+        # The decoder goes now, not when somebody collects garbage: it holds the pictures that others build on.
+        self._closed_info, self._decoder = self.info, None
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
