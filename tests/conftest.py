@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 
 import app
 from app.backends.base import Backend
+from tests.support import signal_stack
 from tests.support.app import RunningApp, StartApp, make_settings, running_app
 
 # Derandomized: a red example is red again for everybody; no example database is written into the checkout.
@@ -83,6 +84,16 @@ def blocking_calls(_blockbuster: BlockBuster, monkeypatch: pytest.MonkeyPatch) -
     finally:
         _blockbuster.deactivate()
     assert not _Noted.seen, f"blocking calls on the event loop: {_Noted.seen}"
+
+
+# pytest's own, for its crash reports.
+_SIGNAL_STACK = signal_stack.read()
+
+
+@pytest.fixture(autouse=True)
+def a_signal_stack_that_exists() -> None:
+    """Tests free OpenVINO's models on the main thread, which the application never does; see `off_main_thread`."""
+    signal_stack.restore(_SIGNAL_STACK)
 
 
 @pytest.fixture(autouse=True)

@@ -167,6 +167,19 @@ async def test_413_a_body_that_grows_too_large(shared: RunningApp, path: str) ->
 
 
 @on_shared
+async def test_413_comes_before_the_body_has_ended(shared: RunningApp) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", shared.port)
+    head = f"POST {API}/cameras HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n"
+    writer.write(head.encode() + b"\r\n")
+    for _ in range(110):
+        writer.write(b"2710\r\n" + b" " * 10_000 + b"\r\n")  # 1.1 MB, and no end
+    answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 20)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    writer.close()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+@on_shared
 async def test_a_body_at_the_limit_is_read(shared: RunningApp) -> None:
     body = json.dumps({"url": URL, "labels": {}}).encode()
     response = await shared.http.post(

@@ -118,9 +118,14 @@ async def test_frame_by_frame_mode_infers_frame_by_frame() -> None:
 
 async def test_every_context_works_at_once() -> None:
     async with bench(contexts=3, max_size=1) as b:
-        for lane in [b.camera(name) for name in "abc"]:
+        lanes = [b.camera(name) for name in "abc"]
+        b.offer(lanes[0])
+        (await b.call(0)).finish()
+        await b.idle()
+        # All contexts wait now. The three frames ring once; each context wakes the next while frames are left.
+        for lane in lanes:
             b.offer(lane)
-        await b.call(2)
+        await b.call(3)
         assert b.batcher.stats.contexts_busy == 3
         assert b.batcher.stats.contexts == 3
 

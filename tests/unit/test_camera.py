@@ -20,7 +20,7 @@ from app.cameras.settings import CameraSettings, free_id, slug
 from app.cameras.source import SourceRequest
 from app.errors import SourceError, SourceErrorCode
 from tests.support.fakes import ScriptedSource, Step, make_source_frame
-from tests.support.wait import wait_until
+from tests.support.wait import wait_in_thread, wait_until
 
 TIMEOUT = SourceError(SourceErrorCode.READ_TIMEOUT, "nothing came for 10 s")
 
@@ -151,6 +151,17 @@ async def test_a_disabled_camera_reads_nothing() -> None:
         await asyncio.wait_for(c.ended.wait(), 10)
         assert c.status.state == "disabled"  # the old reader's last words change nothing
         assert len(surroundings.sources) == 1
+
+
+async def test_the_last_words_of_an_earlier_reader_change_nothing() -> None:
+    surroundings = Surroundings([LIVE])
+    async with camera(surroundings) as c:
+        # The thread has said "running", but the event loop has not heard it yet.
+        wait_in_thread(lambda: c.lane.counts().decoded == 1)
+        c.apply(settings(enabled=False))
+        await asyncio.wait_for(c.ended.wait(), 10)
+        assert c.status.state == "disabled"
+        assert surroundings.states == ["connecting", "disabled"]
 
 
 async def test_failures_are_counted_by_code_and_the_last_reason_stays_until_frames_come() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 
 from app.backends.cpu import tuning
-from app.backends.cpu.engine import Engine
+from app.backends.cpu.engine import Engine, off_main_thread
 from app.backends.cpu.preprocess import Preprocessor
 from app.backends.cpu.runner import BatchRunner
 from app.backends.cpu.surface import CpuSurface
@@ -150,6 +150,34 @@ def open_runners(
     tuning_budget_s: float = TUNING_BUDGET_S,
 ) -> tuple[EngineInfo, list[BatchRunner]]:
     """What a detector consists of: one runner for each context. `vidette bench` also runs them without a service."""
+    return off_main_thread(
+        partial(
+            _open_runners,
+            model,
+            models_dir,
+            max_batch=max_batch,
+            iou=iou,
+            contexts=contexts,
+            batch=batch,
+            precision=precision,
+            tune=tune,
+            tuning_budget_s=tuning_budget_s,
+        )
+    )
+
+
+def _open_runners(
+    model: str,
+    models_dir: Path,
+    *,
+    max_batch: int,
+    iou: float,
+    contexts: int | None,
+    batch: int | None,
+    precision: str | None,
+    tune: bool,
+    tuning_budget_s: float,
+) -> tuple[EngineInfo, list[BatchRunner]]:
     cv2.setNumThreads(1)  # of the whole process: parallel work is one frame per context, not threads inside a frame
     engine = Engine(resolve_model(model, models_dir))
     cores = available_cores()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import openvino as ov
@@ -21,9 +22,20 @@ from app.inference.onnx_batch import batch_mismatch, make_batchable
 from app.inference.onnx_file import load_onnx
 from app.types import FloatArray
 
+T = TypeVar("T")
 _DEVICE = "CPU"
 _PRECISION_HINT = {"fp32": "f32", "bf16": "bf16"}
 _QUANTISED_OPS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger"})
+
+
+def off_main_thread(work: Callable[[], T]) -> T:
+    """Do the work in a thread of its own. Blocking.
+
+    OpenVINO gives a thread that compiles a model, or frees one, a signal stack that may vanish before the thread does.
+    The next signal that the main thread gets, such as SIGTERM, would end the process with a segmentation fault.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="openvino") as thread:
+        return thread.submit(work).result()
 
 
 class Context:
@@ -122,11 +134,7 @@ class Engine:
         if (plan, size) not in self._compiled:
             with self._model_errors():
                 model = self._with_image_input((self._single if size == 1 else self._batch).clone(), size)
-                # Compiling gives the calling thread a signal stack that vanishes with the compiled model: a signal that
-                # the main thread then gets, such as SIGTERM, ends the process with a segmentation fault.
-                with ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile") as thread:
-                    compiled = thread.submit(self._core.compile_model, model, _DEVICE, _properties(plan))
-                    self._compiled[plan, size] = compiled.result()
+                self._compiled[plan, size] = self._core.compile_model(model, _DEVICE, _properties(plan))
         return self._compiled[plan, size]
 
     def _with_image_input(self, model: ov.Model, size: int) -> ov.Model:
@@ -155,6 +163,10 @@ def check_model(spec: ModelSpec) -> str | None:
 
     Returns None, or the sentence why the service will run it at batch 1. Raises `ModelError` when it cannot be run.
     """
+    return off_main_thread(lambda: _check_model(spec))
+
+
+def _check_model(spec: ModelSpec) -> str | None:
     engine = Engine(spec)
     plan = plan_for("fp32", 1, available_cores())
     try:
