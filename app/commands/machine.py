@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -82,7 +83,9 @@ def _git(root: Path, *arguments: str) -> str:
     # --no-optional-locks: a measurement must not get in the way of somebody's commit.
     command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False)
+        # Only this folder's own repository counts, not one that it happens to lie in.
+        environ = {**os.environ, "GIT_CEILING_DIRECTORIES": str(root.resolve().parent)}
+        ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return ran.stdout.strip() if ran.returncode == 0 else ""

@@ -295,3 +295,7 @@ async def test_a_blocking_call_on_the_event_loop_is_caught(blocking_calls: list[
     assert blocking_calls[0].startswith("time.sleep in ")
     assert "batcher.py" in blocking_calls[0]
     blocking_calls.clear()
+
+
+async def test_the_loop_of_every_test_is_in_debug_mode() -> None:
+    assert asyncio.get_running_loop().get_debug()

@@ -213,29 +213,6 @@ async def test_a_reader_that_hangs_does_not_hold_up_its_repair() -> None:
     assert not c.ending
 
 
-async def test_a_status_may_be_read_from_another_thread_while_the_camera_restarts() -> None:
-    surroundings = Surroundings([LIVE])
-    async with camera(surroundings) as c:
-        done = threading.Event()
-
-        def read() -> int:
-            readings = 0
-            while not done.is_set():
-                assert c.status.camera_id == "gate-1"
-                readings += 1
-            return readings
-
-        reading = asyncio.create_task(asyncio.to_thread(read))
-        try:
-            for number in range(30):
-                c.apply(settings(enabled=bool(number % 2)))
-                await asyncio.sleep(0.001)
-            c.apply(settings(enabled=False))
-        finally:
-            done.set()
-        assert await reading > 100
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -169,6 +171,18 @@ async def test_a_late_result_of_a_removed_camera_is_dropped_and_its_picture_rele
     assert lane.counts().dropped["shutdown"] == 1
     assert lane.counts().in_flight == 0
     assert hub.history.latest("a") is None
+
+
+async def test_nothing_of_a_removed_camera_is_kept() -> None:
+    hub, lane = make_hub(), make_lane("a")
+    frame, batch = start(hub, lane)
+    publish_later = make_detections(frame)
+    hub.forget(lane)
+    hub.finished(lane, frame, publish_later, batch)
+    kept = weakref.ref(lane)
+    del lane, frame, batch, publish_later
+    gc.collect()
+    assert kept() is None
 
 
 async def test_the_heir_of_a_removed_camera_starts_from_nothing() -> None:
