@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from app.backends.cpu.detector import CpuDetector, open_cpu_detector
-from app.backends.cpu.surface import CpuSurface
+from app.backends.ffmpeg.surface import HostSurface
 from app.errors import AppError, ConfigError
 from app.inference.average_precision import AveragePrecision, Claims, Truth, average_precision
 from app.types import Detections, Frame, FrameTimes
@@ -83,11 +83,11 @@ def _groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
         yield items[start : start + size]
 
 
-def _frame(path: Path, number: int) -> Frame[CpuSurface]:
+def _frame(path: Path, number: int) -> Frame[HostSurface]:
     image = cv2.imread(str(path))
     if image is None:
         raise ConfigError(f"image {path} cannot be read")
-    return Frame(camera_id=path.name, seq=number, pts_s=None, times=NO_TIMES, surface=CpuSurface.from_bgr(image))
+    return Frame(camera_id=path.name, seq=number, pts_s=None, times=NO_TIMES, surface=HostSurface.from_bgr(image))
 
 
 def _truth(annotations: Sequence[dict[str, Any]], image_id: int) -> Truth:

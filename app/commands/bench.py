@@ -122,7 +122,7 @@ def _measure(arguments: argparse.Namespace, folder: Path, progress: Progress) ->
 
     limit_s = arguments.seconds / 2
     before = limit("before")
-    opened = OpenedBackend(backend, lambda: CpuDetector(info, runners))
+    opened = OpenedBackend(backend, lambda: CpuDetector(info, runners, name="cpu-detector"))
     run = _run_service(arguments, settings, clip, phases_s, opened, progress)
     after = limit("after")
     runs = (before, after)

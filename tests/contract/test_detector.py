@@ -53,12 +53,12 @@ def _synthetic(_directory: Path) -> Subject:
 
 def _cpu(directory: Path) -> Subject:
     from app.backends.cpu.detector import open_cpu_detector
-    from app.backends.cpu.surface import CpuSurface
+    from app.backends.ffmpeg.surface import HostSurface
 
-    def picture(width: int, height: int) -> CpuSurface:
+    def picture(width: int, height: int) -> HostSurface:
         image = np.zeros((height, width, 3), dtype=np.uint8)
         image[height // 4 :, : width // 2] = (255, 0, 0)  # bright cells in the lower left, at any size
-        return CpuSurface.from_bgr(image)
+        return HostSurface.from_bgr(image)
 
     model = saved(bright_cells(), directory / "cells.onnx")
     return Subject(open_cpu_detector(str(model), directory, contexts=2, tune=False), picture)

@@ -19,8 +19,8 @@ import pytest
 
 from app.backends.cpu.detector import CpuDetector, open_cpu_detector
 from app.backends.cpu.engine import Engine
-from app.backends.cpu.surface import CpuSurface
 from app.backends.cpu.tuning import Plan
+from app.backends.ffmpeg.surface import HostSurface
 from app.inference.model import read_onnx
 from app.inference.nms import iou_matrix
 from app.inference.onnx_file import load_onnx
@@ -59,14 +59,14 @@ async def _open(name: str, **options: Any) -> CpuDetector:
     return await asyncio.to_thread(lambda: open_cpu_detector(_model(name), ASSETS, **{"tune": False, **options}))
 
 
-def _frame(surface: CpuSurface, number: int = 1) -> Frame[CpuSurface]:
+def _frame(surface: HostSurface, number: int = 1) -> Frame[HostSurface]:
     return Frame(camera_id=f"camera-{number}", seq=number, pts_s=None, times=make_times(), surface=surface)
 
 
-def _photo(path: Path) -> CpuSurface:
+def _photo(path: Path) -> HostSurface:
     image = cv2.imread(str(path))
     assert image is not None
-    return CpuSurface.from_bgr(image)
+    return HostSurface.from_bgr(image)
 
 
 @pytest.fixture(params=["fp32", "bf16"])
@@ -116,7 +116,7 @@ async def test_a_photo_gives_the_same_boxes_in_batches_of_1_3_and_16(name: str) 
             assert one.scores == pytest.approx(other.scores, abs=1e-3)
 
 
-async def _in_batches(detector: CpuDetector, frames: Sequence[Frame[CpuSurface]], size: int) -> list[Detections]:
+async def _in_batches(detector: CpuDetector, frames: Sequence[Frame[HostSurface]], size: int) -> list[Detections]:
     results: list[Detections] = []
     for start in range(0, len(frames), size):
         batch = frames[start : start + size]
@@ -142,13 +142,13 @@ async def test_boxes_on_video_match_the_reference(video: str, precision: str) ->
     assert np.mean(np.array(overlaps) >= 0.9) >= 0.95
 
 
-def _pictures(path: Path, *, every: int, until: int) -> Iterator[tuple[int, CpuSurface]]:
+def _pictures(path: Path, *, every: int, until: int) -> Iterator[tuple[int, HostSurface]]:
     with av.open(str(path)) as container, closing(container.decode(video=0)) as pictures:
         for number, picture in enumerate(pictures):
             if number >= until:
                 return
             if number % every == 0:
-                yield number, CpuSurface(picture)
+                yield number, HostSurface(picture)
 
 
 def test_freeing_only_the_declared_axis_of_yolox_is_found_out(tmp_path: Path) -> None:

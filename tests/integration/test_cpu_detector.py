@@ -17,8 +17,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from app.backends.cpu.detector import CpuDetector, open_cpu_detector
 from app.backends.cpu.engine import Engine, check_model
 from app.backends.cpu.runner import parts
-from app.backends.cpu.surface import CpuSurface
 from app.backends.cpu.tuning import Plan
+from app.backends.ffmpeg.surface import HostSurface
 from app.errors import ConfigError, DeviceLost, EngineError, ModelError
 from app.inference.model import read_onnx
 from app.types import Detections, EngineInfo, Frame
@@ -29,8 +29,8 @@ from tests.support.wait import wait_until
 PLAN = Plan(precision="fp32", streams=1, threads=1)
 
 
-def _frame(image: NDArray[np.uint8]) -> Frame[CpuSurface]:
-    return Frame(camera_id="gate-1", seq=1, pts_s=0.0, times=make_times(), surface=CpuSurface.from_bgr(image))
+def _frame(image: NDArray[np.uint8]) -> Frame[HostSurface]:
+    return Frame(camera_id="gate-1", seq=1, pts_s=0.0, times=make_times(), surface=HostSurface.from_bgr(image))
 
 
 async def _detect(path: Path, images: Sequence[NDArray[np.uint8]], **options: object) -> list[Detections]:
@@ -173,12 +173,15 @@ class _ScriptedRunner:
         self.started, self.go_on = threading.Event(), threading.Event()
         self._error = error
 
-    def run(self, frames: Sequence[Frame[CpuSurface]], min_scores: Sequence[float]) -> list[Detections]:
+    def run(self, frames: Sequence[Frame[HostSurface]], min_scores: Sequence[float]) -> list[Detections]:
         self.started.set()
         assert self.go_on.wait(10.0)
         if self._error is not None:
             raise self._error
         return []
+
+    def close(self) -> None:
+        pass
 
 
 def _scripted(runner: _ScriptedRunner) -> CpuDetector:
@@ -197,7 +200,7 @@ def _scripted(runner: _ScriptedRunner) -> CpuDetector:
         contexts=1,
         capacity_fps=None,
     )
-    return CpuDetector(info, [runner])  # type: ignore[list-item]
+    return CpuDetector(info, [runner], name="cpu-detector")
 
 
 async def test_a_cancelled_batch_ends_only_when_its_surfaces_are_no_longer_read() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trustme
 
-from app.backends.cpu.source import PyavSource
+from app.backends.ffmpeg.source import PyavSource
 from app.cameras.source import SourceRequest
 from app.errors import SourceError, SourceErrorCode
 from tests.support.clips import Codec, read_frame_number, write_test_clip

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import trustme
 
-from app.backends.cpu.source import PyavSource
+from app.backends.ffmpeg.source import PyavSource
 from app.cameras.doctor import diagnose
 from app.cameras.source import SourceRequest
 from app.errors import SourceError, SourceErrorCode

@@ -15,10 +15,10 @@ from pathlib import Path
 import av
 import pytest
 
-from app.backends.cpu.faults import open_failed, read_failed, resolve_failed
-from app.backends.cpu.source import PyavSource
-from app.backends.cpu.surface import CpuSurface
-from app.backends.cpu.timing import Decode, DecodeGate, LagMeter, Pacer, date_packet
+from app.backends.ffmpeg.faults import open_failed, read_failed, resolve_failed
+from app.backends.ffmpeg.source import PyavSource
+from app.backends.ffmpeg.surface import HostSurface
+from app.backends.ffmpeg.timing import Decode, DecodeGate, LagMeter, Pacer, date_packet
 from app.cameras.source import FrameSource, SourceRequest
 from app.cameras.urls import parse_camera_url
 from app.errors import SourceError, SourceErrorCode
@@ -263,7 +263,7 @@ def make_source(tmp_path: Path) -> Iterator[MakeSource]:
         source.close()
 
 
-def play(source: FrameSource[CpuSurface]) -> tuple[list[int], list[SourceFrame[CpuSurface]], SourceError]:
+def play(source: FrameSource[HostSurface]) -> tuple[list[int], list[SourceFrame[HostSurface]], SourceError]:
     """Read until the source fails: the frames' own numbers, the frames, the error."""
     numbers, frames = [], []
     try:

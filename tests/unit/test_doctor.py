@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from app.backends.cpu.source import PyavSource
+from app.backends.ffmpeg.source import PyavSource
 from app.backends.synthetic.source import SyntheticSurface
 from app.cameras.doctor import STEPS, Diagnosis, Step, StreamStep, diagnose
 from app.cameras.source import SourceRequest

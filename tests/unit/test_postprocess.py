@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from app.backends.cpu.postprocess import MAX_BOXES, Found, postprocess
+from app.backends.cpu.postprocess import postprocess
 from app.inference.families.base import MAX_CANDIDATES, Decoder
 from app.inference.families.yolo import EndToEnd, YoloV5, Yolox
+from app.inference.found import MAX_BOXES, Found
 from app.inference.geometry import letterbox
 from app.types import FloatArray
 

@@ -12,8 +12,9 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
-from app.backends.cpu.preprocess import Preprocessor, yuv_to_rgb
-from app.backends.cpu.surface import CpuSurface
+from app.backends.cpu.preprocess import Preprocessor
+from app.backends.ffmpeg.surface import HostSurface
+from app.inference.colour import yuv_to_rgb
 from app.inference.model import ModelSpec
 
 SPEC = ModelSpec(
@@ -46,12 +47,12 @@ def _stripes(width: int, height: int) -> NDArray[np.uint8]:
     return image
 
 
-def _yuv(image: NDArray[np.uint8], pixels: str, matrix: Colorspace, colour_range: ColorRange) -> CpuSurface:
+def _yuv(image: NDArray[np.uint8], pixels: str, matrix: Colorspace, colour_range: ColorRange) -> HostSurface:
     frame = av.VideoFrame.from_ndarray(image, format="bgr24").reformat(
         format=pixels, dst_colorspace=matrix, dst_color_range=colour_range
     )
     frame.colorspace, frame.color_range = matrix, colour_range
-    return CpuSurface(frame)
+    return HostSurface(frame)
 
 
 def _middles(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.int64]:
@@ -61,7 +62,7 @@ def _middles(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.in
 
 def test_the_frame_lies_at_the_top_left_and_padding_around_it() -> None:
     preprocessor = Preprocessor(SPEC, 1)
-    (box,) = preprocessor.write([CpuSurface.from_bgr(np.zeros((40, 80, 3), dtype=np.uint8))])
+    (box,) = preprocessor.write([HostSurface.from_bgr(np.zeros((40, 80, 3), dtype=np.uint8))])
     assert (box.x, box.y, box.width, box.height) == (0, 0, 64, 32)
     assert not preprocessor.images[0, :32].any()
     assert (preprocessor.images[0, 32:] == 114).all()
@@ -69,31 +70,31 @@ def test_the_frame_lies_at_the_top_left_and_padding_around_it() -> None:
 
 def test_the_frame_lies_in_the_centre_with_the_models_own_padding() -> None:
     preprocessor = Preprocessor(replace(SPEC, letterbox="centre", pad=0), 1)
-    preprocessor.write([CpuSurface.from_bgr(np.full((40, 80, 3), 255, dtype=np.uint8))])
+    preprocessor.write([HostSurface.from_bgr(np.full((40, 80, 3), 255, dtype=np.uint8))])
     assert (preprocessor.images[0, 16:48] == 255).all()
     assert not preprocessor.images[0, :16].any() and not preprocessor.images[0, 48:].any()
 
 
 def test_nothing_is_left_of_a_frame_of_another_shape() -> None:
     preprocessor = Preprocessor(SPEC, 1)
-    preprocessor.write([CpuSurface.from_bgr(np.zeros((80, 80, 3), dtype=np.uint8))])
-    preprocessor.write([CpuSurface.from_bgr(np.zeros((80, 40, 3), dtype=np.uint8))])
+    preprocessor.write([HostSurface.from_bgr(np.zeros((80, 80, 3), dtype=np.uint8))])
+    preprocessor.write([HostSurface.from_bgr(np.zeros((80, 40, 3), dtype=np.uint8))])
     assert (preprocessor.images[0, :, 32:] == 114).all()
-    preprocessor.write([CpuSurface.from_bgr(np.zeros((80, 80, 3), dtype=np.uint8))])
+    preprocessor.write([HostSurface.from_bgr(np.zeros((80, 80, 3), dtype=np.uint8))])
     assert not preprocessor.images[0].any()
 
 
 def test_an_image_is_scaled_bilinearly() -> None:
     image = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
     preprocessor = Preprocessor(SPEC, 1)
-    preprocessor.write([CpuSurface.from_bgr(image)])
+    preprocessor.write([HostSurface.from_bgr(image)])
     assert np.array_equal(preprocessor.images[0, :36], cv2.resize(image, (64, 36), interpolation=cv2.INTER_LINEAR))
 
 
 @pytest.mark.parametrize("colour", ["bgr", "rgb"])
 def test_an_image_comes_in_the_models_colour_order(colour: str) -> None:
     preprocessor = Preprocessor(replace(SPEC, colour=colour), 1)  # type: ignore[arg-type]
-    preprocessor.write([CpuSurface.from_bgr(_stripes(80, 40))])
+    preprocessor.write([HostSurface.from_bgr(_stripes(80, 40))])
     wanted = np.array(COLOURS)[:, :: 1 if colour == "bgr" else -1]
     assert np.array_equal(_middles(preprocessor.images[0], 64, 32), wanted)
 
@@ -125,7 +126,7 @@ def test_planes_scaled_by_themselves_look_like_the_scaled_picture() -> None:
 def test_frames_that_are_neither_planar_nor_bgr_go_through_a_picture() -> None:
     frame = av.VideoFrame.from_ndarray(_stripes(160, 80), format="bgr24").reformat(format="rgb24")
     preprocessor = Preprocessor(SPEC, 1)
-    preprocessor.write([CpuSurface(frame)])
+    preprocessor.write([HostSurface(frame)])
     assert np.abs(_middles(preprocessor.images[0], 64, 32) - np.array(COLOURS)).max() <= 1
 
 
@@ -133,7 +134,7 @@ def test_a_batch_of_mixed_sizes_fills_its_slots_in_place() -> None:
     preprocessor = Preprocessor(SPEC, 4)
     memory = preprocessor.images.__array_interface__["data"]
     surfaces = [
-        CpuSurface.from_bgr(np.full((height, width, 3), value, dtype=np.uint8))
+        HostSurface.from_bgr(np.full((height, width, 3), value, dtype=np.uint8))
         for value, (width, height) in enumerate([(64, 64), (33, 17), (1, 1)], start=1)
     ]
     boxes = preprocessor.write(surfaces)

@@ -8,7 +8,7 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
-from app.backends.cpu.surface import CpuSurface
+from app.backends.ffmpeg.surface import HostSurface
 from app.types import Surface
 
 
@@ -21,10 +21,10 @@ def _frame(pixels: str, width: int = 34, height: int = 18) -> av.VideoFrame:
 
 
 def test_it_is_a_surface() -> None:
-    surface = CpuSurface(_frame("yuv420p"))
+    surface = HostSurface(_frame("yuv420p"))
     assert isinstance(surface, Surface)
     assert (surface.width, surface.height) == (34, 18)
-    assert repr(surface) == "CpuSurface(34x18 yuv420p)"
+    assert repr(surface) == "HostSurface(34x18 yuv420p)"
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_it_is_a_surface() -> None:
 )
 def test_planes_are_views_of_the_frame(pixels: str, chroma: tuple[int, int]) -> None:
     frame = _frame(pixels)
-    planes = CpuSurface(frame).planes()
+    planes = HostSurface(frame).planes()
     assert planes is not None
     assert planes.y.shape == (18, 34) and planes.u.shape == planes.v.shape == chroma
     assert planes.y.__array_interface__["data"][0] == frame.planes[0].buffer_ptr
@@ -41,12 +41,12 @@ def test_planes_are_views_of_the_frame(pixels: str, chroma: tuple[int, int]) -> 
 
 
 def test_odd_sizes_round_chroma_up() -> None:
-    planes = CpuSurface(_frame("yuv420p", 33, 17)).planes()
+    planes = HostSurface(_frame("yuv420p", 33, 17)).planes()
     assert planes is not None and planes.y.shape == (17, 33) and planes.u.shape == (9, 17)
 
 
 def test_views_outlive_the_surface() -> None:
-    surface = CpuSurface(_frame("yuv420p"))
+    surface = HostSurface(_frame("yuv420p"))
     planes = surface.planes()
     assert planes is not None
     before = planes.y.copy()
@@ -56,7 +56,7 @@ def test_views_outlive_the_surface() -> None:
 
 @pytest.mark.parametrize("pixels", ["nv12", "yuv420p10le", "rgb24", "gray"])
 def test_other_pixels_have_no_planes_but_a_picture(pixels: str) -> None:
-    surface = CpuSurface(_frame(pixels))
+    surface = HostSurface(_frame(pixels))
     assert surface.planes() is None
     assert surface.to_bgr().shape == (18, 34, 3)
 
@@ -64,41 +64,41 @@ def test_other_pixels_have_no_planes_but_a_picture(pixels: str) -> None:
 def test_to_bgr_gives_back_what_was_encoded() -> None:
     picture = np.full((18, 34, 3), (200, 120, 40), dtype=np.uint8)
     frame = av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format="yuv444p")
-    assert np.abs(CpuSurface(frame).to_bgr().astype(int) - picture).max() <= 3
+    assert np.abs(HostSurface(frame).to_bgr().astype(int) - picture).max() <= 3
 
 
 def test_range_and_matrix_come_from_the_stream() -> None:
     frame = _frame("yuv420p")
-    assert CpuSurface(frame).matrix == "bt601"
-    assert not CpuSurface(frame).full_range
+    assert HostSurface(frame).matrix == "bt601"
+    assert not HostSurface(frame).full_range
     frame.colorspace, frame.color_range = Colorspace.ITU709, ColorRange.JPEG
-    planes = CpuSurface(frame).planes()
+    planes = HostSurface(frame).planes()
     assert planes is not None and planes.matrix == "bt709" and planes.full_range
 
 
 def test_a_jpeg_format_has_full_range_without_saying_so() -> None:
     frame = _frame("yuvj420p")
     frame.color_range = ColorRange.UNSPECIFIED
-    assert CpuSurface(frame).full_range
+    assert HostSurface(frame).full_range
 
 
 def test_a_bgr_image_is_copied_out_so_that_drawing_on_it_is_safe() -> None:
     image = _picture()
-    surface = CpuSurface.from_bgr(image)
+    surface = HostSurface.from_bgr(image)
     out = surface.to_bgr()
     assert np.array_equal(out, image)
     out[:] = 0
     assert image.any()
     assert (surface.width, surface.height, surface.planes()) == (34, 18, None)
-    assert (surface.full_range, surface.matrix, repr(surface)) == (True, "bt601", "CpuSurface(34x18 bgr24)")
+    assert (surface.full_range, surface.matrix, repr(surface)) == (True, "bt601", "HostSurface(34x18 bgr24)")
 
 
-@pytest.mark.parametrize("surface", [CpuSurface(_frame("yuv420p")), CpuSurface.from_bgr(_picture())])
-def test_a_released_surface_keeps_its_size_and_nothing_else(surface: CpuSurface) -> None:
+@pytest.mark.parametrize("surface", [HostSurface(_frame("yuv420p")), HostSurface.from_bgr(_picture())])
+def test_a_released_surface_keeps_its_size_and_nothing_else(surface: HostSurface) -> None:
     surface.release()
     surface.release()
     assert (surface.width, surface.height, surface.planes()) == (34, 18, None)
-    assert repr(surface) == "CpuSurface(34x18 released)"
+    assert repr(surface) == "HostSurface(34x18 released)"
     with pytest.raises(ValueError, match="released"):
         surface.to_bgr()
 
@@ -110,4 +110,4 @@ def test_an_upside_down_picture_goes_through_bgr() -> None:
         width, height, format = 34, 18, _frame("yuv420p").format
         planes = (type("Plane", (), {"line_size": -64}),)
 
-    assert CpuSurface(UpsideDown()).planes() is None  # type: ignore[arg-type]
+    assert HostSurface(UpsideDown()).planes() is None  # type: ignore[arg-type]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from app.backends.cpu.detector import CpuDetector, open_cpu_detector
-from app.backends.cpu.source import PyavSource
+from app.backends.ffmpeg.source import PyavSource
 from app.cameras.source import SourceRequest
 from app.settings import Settings
 from app.types import Availability
 
 
 class CpuBackend:
-    """Implements `Backend[CpuSurface]`."""
+    """Implements `Backend[HostSurface]`."""
 
     name = "cpu"
 

@@ -1,18 +1,13 @@
-"""The CPU detector: a pool of threads, each with an execution context and a batch buffer of its own."""
+"""Opening a detector on the CPU: how many contexts, which batch and precision, by measuring."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-import queue
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import cv2
 
@@ -20,89 +15,22 @@ from app.backends.cpu import tuning
 from app.backends.cpu.engine import Engine, off_main_thread
 from app.backends.cpu.preprocess import Preprocessor
 from app.backends.cpu.runner import BatchRunner
-from app.backends.cpu.surface import CpuSurface
+from app.backends.ffmpeg.surface import HostSurface
 from app.cores import available_cores
 from app.errors import ConfigError, EngineError, ModelError, map_errors
 from app.inference.families.identify import decoder_for
 from app.inference.model import resolve_model
-from app.types import Detections, EngineInfo, Frame
+from app.inference.pool import PooledDetector
+from app.types import EngineInfo
 
 log = logging.getLogger(__name__)
 
 TUNING_BUDGET_S = 2.5
 _MEASUREMENT_S = 0.15
-_CLOSE_TIMEOUT_S = 5.0
 _BATCH_SIZES = (1, 2, 4, 8, 16)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """A batch for whichever worker is free; the answer goes to the future's own loop."""
-
-    frames: Sequence[Frame[CpuSurface]]
-    min_scores: Sequence[float]
-    future: asyncio.Future[list[Detections]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stop:
-    """Ends the worker that takes it."""
-
-    future: asyncio.Future[None]
-
-
-class CpuDetector:
-    """A model on the CPU. Implements `Detector[CpuSurface]`; event loop only."""
-
-    def __init__(self, info: EngineInfo, runners: Sequence[BatchRunner]) -> None:
-        """Start one thread per runner; `info.contexts` is their number. Any thread."""
-        self._info = info
-        self._free = asyncio.Semaphore(len(runners))  # bounds the queue: a batch waits here for a context
-        self._jobs: queue.SimpleQueue[_Job | _Stop] = queue.SimpleQueue()
-        self._stops: list[asyncio.Future[None]] | None = None  # None while open
-        self._threads = [
-            threading.Thread(target=_work, args=(runner, self._jobs), name=f"cpu-detector:{number}", daemon=True)
-            for number, runner in enumerate(runners)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def __repr__(self) -> str:
-        state = "open" if self._stops is None else "closed"
-        return f"CpuDetector({self._info.model}, {self._info.precision}, {len(self._threads)} contexts, {state})"
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    async def detect(self, frames: Sequence[Frame[CpuSurface]], *, min_scores: Sequence[float]) -> list[Detections]:
-        """See `Detector.detect`. Ends, cancelled or not, only when no thread reads the surfaces any more."""
-        if not 1 <= len(frames) <= self._info.max_batch or len(frames) != len(min_scores):
-            raise ValueError(f"a batch has 1 to {self._info.max_batch} frames and a score for each, not {len(frames)}")
-        async with self._free:
-            if self._stops is not None:
-                raise EngineError("the detector is closed")
-            future: asyncio.Future[list[Detections]] = asyncio.get_running_loop().create_future()
-            self._jobs.put(_Job(frames=frames, min_scores=min_scores, future=future))
-            try:
-                await asyncio.wait({future})
-            except asyncio.CancelledError:
-                await asyncio.wait({future}, timeout=_CLOSE_TIMEOUT_S)
-                if future.done():
-                    future.exception()  # seen: nobody else will ask
-                raise
-            return future.result()
-
-    async def aclose(self) -> None:
-        """Let the batches in flight finish, then end the threads. Idempotent; bounded by 5 s."""
-        if self._stops is None:
-            loop = asyncio.get_running_loop()
-            self._stops = [loop.create_future() for _ in self._threads]
-            for future in self._stops:
-                self._jobs.put(_Stop(future=future))
-        _, stuck = await asyncio.wait(self._stops, timeout=_CLOSE_TIMEOUT_S)
-        if stuck:
-            log.error("detector: %d of %d threads did not end and were abandoned", len(stuck), len(self._threads))
+CpuDetector: TypeAlias = PooledDetector[HostSurface]
 
 
 def open_cpu_detector(
@@ -122,19 +50,18 @@ def open_cpu_detector(
     `contexts`, `batch` (what `best_batch` will be) and `precision` (fp32 or bf16) fix what would else be chosen.
     Batches of up to `max_batch` (1..16) are accepted whatever batch size is best. Raises `ModelError`, `ConfigError`.
     """
-    return CpuDetector(
-        *open_runners(
-            model,
-            models_dir,
-            max_batch=max_batch,
-            iou=iou,
-            contexts=contexts,
-            batch=batch,
-            precision=precision,
-            tune=tune,
-            tuning_budget_s=tuning_budget_s,
-        )
+    info, runners = open_runners(
+        model,
+        models_dir,
+        max_batch=max_batch,
+        iou=iou,
+        contexts=contexts,
+        batch=batch,
+        precision=precision,
+        tune=tune,
+        tuning_budget_s=tuning_budget_s,
     )
+    return CpuDetector(info, runners, name="cpu-detector")
 
 
 def open_runners(
@@ -244,33 +171,3 @@ def _measured(engine: Engine, space: tuning.Space) -> tuple[tuning.Tuning, str |
 
     with map_errors({EngineError: ModelError}):
         return tuning.tune(measure, space, clock=time.monotonic), reasons[-1]
-
-
-def _work(runner: BatchRunner, jobs: queue.SimpleQueue[_Job | _Stop]) -> None:
-    """A worker's life: one batch after the other, until it is told to stop."""
-    while True:
-        job = jobs.get()
-        if isinstance(job, _Stop):
-            _answer(job.future, job.future.set_result, None)
-            return
-        _detect(runner, job)
-
-
-def _detect(runner: BatchRunner, job: _Job) -> None:
-    try:
-        result = runner.run(job.frames, job.min_scores)
-    except EngineError as exc:
-        _answer(job.future, job.future.set_exception, exc)
-    except Exception as exc:  # whatever one batch did, the next must still be served
-        log.exception("detector: a batch of %d frames failed", len(job.frames))
-        error = EngineError(f"a batch of {len(job.frames)} frames could not be inferred: {exc}")
-        error.__cause__ = exc
-        _answer(job.future, job.future.set_exception, error)
-    else:
-        _answer(job.future, job.future.set_result, result)
-
-
-def _answer(future: asyncio.Future[Any], settle: Callable[[Any], None], value: object) -> None:
-    """Settle a future from a worker thread. When its loop is gone, nobody waits any more."""
-    with contextlib.suppress(RuntimeError):
-        future.get_loop().call_soon_threadsafe(settle, value)

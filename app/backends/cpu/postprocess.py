@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.inference.families.base import Candidates, Decoder
+from app.inference.found import MAX_BOXES, Found
 from app.inference.geometry import Letterbox, to_source
 from app.inference.nms import by_score, nms
-from app.types import FloatArray, IntArray
-
-MAX_BOXES = 300  # of one frame, as in COCO-trained YOLOs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """The boxes of one frame, best score first. boxes: f32[n, 4] in source pixels, clipped to the frame."""
-
-    boxes: FloatArray
-    scores: FloatArray
-    class_ids: IntArray
+from app.types import FloatArray
 
 
 def postprocess(

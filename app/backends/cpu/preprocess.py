@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backends.cpu.surface import ColorMatrix, CpuSurface, YuvPlanes
-from app.inference.families.base import Colour
+from app.backends.ffmpeg.surface import HostSurface, YuvPlanes
+from app.inference.colour import yuv_to_rgb
 from app.inference.geometry import Letterbox, letterbox
 from app.inference.model import ModelSpec
-
-# Weights of red and blue in luma: ITU-R BT.601, BT.709 and BT.2020.
-_LUMA: dict[ColorMatrix, tuple[float, float]] = {
-    "bt601": (0.299, 0.114),
-    "bt709": (0.2126, 0.0722),
-    "bt2020": (0.2627, 0.0593),
-}
 
 
 class Preprocessor:
@@ -40,11 +32,11 @@ class Preprocessor:
         self._scratch = np.empty(6 * spec.input_height * spec.input_width, dtype=np.uint8)
         self._painted: list[Letterbox | None] = [None] * capacity
 
-    def write(self, surfaces: Sequence[CpuSurface]) -> list[Letterbox]:
+    def write(self, surfaces: Sequence[HostSurface]) -> list[Letterbox]:
         """Write one frame into each of the first slots; returns where each frame lies in its slot."""
         return [self._write(slot, surface) for slot, surface in enumerate(surfaces)]
 
-    def _write(self, slot: int, surface: CpuSurface) -> Letterbox:
+    def _write(self, slot: int, surface: HostSurface) -> Letterbox:
         spec = self._spec
         box = letterbox(surface.width, surface.height, spec.input_width, spec.input_height, spec.letterbox)
         image = self.images[slot]
@@ -69,7 +61,7 @@ class Preprocessor:
         cv2.merge(list(scaled), merged)
         cv2.transform(merged, yuv_to_rgb(planes.matrix, planes.full_range, self._spec.colour), dst=content)
 
-    def _from_bgr(self, surface: CpuSurface, content: NDArray[np.uint8]) -> None:
+    def _from_bgr(self, surface: HostSurface, content: NDArray[np.uint8]) -> None:
         height, width = content.shape[:2]
         if self._spec.colour == "bgr":
             cv2.resize(surface.to_bgr(), (width, height), dst=content, interpolation=cv2.INTER_LINEAR)
@@ -77,22 +69,3 @@ class Preprocessor:
         scaled = self._scratch[: 3 * height * width].reshape(height, width, 3)
         cv2.resize(surface.to_bgr(), (width, height), dst=scaled, interpolation=cv2.INTER_LINEAR)
         cv2.cvtColor(scaled, cv2.COLOR_BGR2RGB, dst=content)
-
-
-@lru_cache(maxsize=16)
-def yuv_to_rgb(matrix: ColorMatrix, full_range: bool, colour: Colour) -> NDArray[np.float64]:
-    """The affine map from Y, U, V bytes to R, G, B (or B, G, R) bytes: f64[3, 4]. Source: ITU-T H.273, 8.3."""
-    red, blue = _LUMA[matrix]
-    green = 1.0 - red - blue
-    luma_gain, luma_zero, chroma_gain = (1.0, 0.0, 1.0) if full_range else (255.0 / 219.0, 16.0, 255.0 / 224.0)
-    from_u, from_v = 2.0 * (1.0 - blue) * chroma_gain, 2.0 * (1.0 - red) * chroma_gain
-    rows = np.array(
-        [
-            [luma_gain, 0.0, from_v],
-            [luma_gain, -from_u * blue / green, -from_v * red / green],
-            [luma_gain, from_u, 0.0],
-        ]
-    )
-    offsets = -rows @ np.array([luma_zero, 128.0, 128.0])
-    rgb = np.column_stack((rows, offsets))
-    return rgb if colour == "rgb" else np.ascontiguousarray(rgb[::-1])

@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 from app.backends.cpu.engine import Context
-from app.backends.cpu.postprocess import Found, postprocess
+from app.backends.cpu.postprocess import postprocess
 from app.backends.cpu.preprocess import Preprocessor
-from app.backends.cpu.surface import CpuSurface
+from app.backends.ffmpeg.surface import HostSurface
 from app.inference.families.base import Decoder
+from app.inference.found import Found, detections
 from app.types import Detections, Frame, StageTimes
 
 
@@ -22,7 +23,7 @@ class BatchRunner:
         self._decoder = decoder
         self._iou = iou
 
-    def run(self, frames: Sequence[Frame[CpuSurface]], min_scores: Sequence[float]) -> list[Detections]:
+    def run(self, frames: Sequence[Frame[HostSurface]], min_scores: Sequence[float]) -> list[Detections]:
         """Detect in a batch of frames. Blocking. Raises `EngineError`."""
         began = time.perf_counter()
         letterboxes = self._preprocessor.write([frame.surface for frame in frames])
@@ -39,7 +40,10 @@ class BatchRunner:
             infer_s += inferred - part_began
             postprocess_s += time.perf_counter() - inferred
         stages = StageTimes(preprocess_s=preprocess_s, infer_s=infer_s, postprocess_s=postprocess_s)
-        return [_detections(frame, boxes, stages) for frame, boxes in zip(frames, found, strict=True)]
+        return [detections(frame, boxes, stages) for frame, boxes in zip(frames, found, strict=True)]
+
+    def close(self) -> None:
+        """Nothing to do: OpenVINO frees a context with its last reference."""
 
 
 def parts(count: int, sizes: Sequence[int]) -> Iterator[slice]:
@@ -49,18 +53,3 @@ def parts(count: int, sizes: Sequence[int]) -> Iterator[slice]:
         while count - start >= size:
             yield slice(start, start + size)
             start += size
-
-
-def _detections(frame: Frame[CpuSurface], found: Found, stages: StageTimes) -> Detections:
-    return Detections(
-        camera_id=frame.camera_id,
-        seq=frame.seq,
-        pts_s=frame.pts_s,
-        width=frame.surface.width,
-        height=frame.surface.height,
-        times=frame.times,
-        stages=stages,
-        boxes=found.boxes,
-        scores=found.scores,
-        class_ids=found.class_ids,
-    )

@@ -1,4 +1,4 @@
-"""A camera or a file, demuxed and decoded in software by FFmpeg (PyAV) in the thread that reads it."""
+"""A camera or a file, demuxed by FFmpeg (PyAV) in the thread that reads it, and decoded there by whatever decodes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic
 
-from app.backends.cpu.decoder import FrameDecoder
-from app.backends.cpu.open import open_stream
-from app.backends.cpu.reader import PacketReader, VideoPacket
-from app.backends.cpu.surface import CpuSurface
-from app.backends.cpu.timing import Decode, DecodeGate
+from app.backends.ffmpeg.decoder import FrameDecoder, OpenDecoder, PacketDecoder
+from app.backends.ffmpeg.open import open_stream
+from app.backends.ffmpeg.reader import PacketReader, VideoPacket
+from app.backends.ffmpeg.surface import HostSurface
+from app.backends.ffmpeg.timing import Decode, DecodeGate
 from app.cameras.doctor import StreamStep
 from app.cameras.source import SourceRequest
 from app.errors import SourceError, SourceErrorCode
 from app.logs import camera_logger
-from app.types import SourceFrame, StreamInfo
+from app.types import S, SourceFrame, StreamInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +33,8 @@ class SourceStats:
     lag_s: float = 0.0  # how far reading is behind the camera
 
 
-class PyavSource:
-    """`FrameSource[CpuSurface]` on PyAV. Nothing is converted: a surface is the decoder's own frame.
+class FfmpegSource(Generic[S]):
+    """`FrameSource[S]`: FFmpeg reads, a `PacketDecoder[S]` decodes.
 
     H.264 and H.265 frames come one frame interval late, since FFmpeg's parser knows a picture's end by the beginning
     of the next; `captured_utc` is right nevertheless when its clock is rtcp.
@@ -49,12 +50,14 @@ class PyavSource:
     def __init__(
         self,
         request: SourceRequest,
+        open_decoder: OpenDecoder[S],
         *,
         tls_ca_file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._request = request
+        self._open_decoder = open_decoder
         self._tls_ca_file = tls_ca_file
         self._clock = clock
         self._wall_clock = wall_clock
@@ -64,7 +67,7 @@ class PyavSource:
         self._max_fps: float | None = None
         self._gate = DecodeGate()
         self._reader: PacketReader | None = None
-        self._decoder: FrameDecoder | None = None
+        self._decoder: PacketDecoder[S] | None = None
         self._closed_info: StreamInfo | None = None
         self._packets = self._skipped = self._frames = 0
         self._steps: set[StreamStep] = set()
@@ -99,12 +102,16 @@ class PyavSource:
     def close(self) -> None:
         self._stop.set()
         # The decoder goes now, not when somebody collects garbage: it holds the pictures that others build on.
-        self._closed_info, self._decoder = self.info, None
+        self._closed_info = self.info
+        decoder, self._decoder = self._decoder, None
+        if decoder is not None:
+            decoder.close()
+        del decoder
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
 
-    def frames(self) -> Iterator[SourceFrame[CpuSurface]]:
+    def frames(self) -> Iterator[SourceFrame[S]]:
         if self._stop.is_set():
             return
         try:
@@ -120,7 +127,7 @@ class PyavSource:
                 ) from None
             raise
 
-    def _open(self) -> tuple[PacketReader, FrameDecoder]:
+    def _open(self) -> tuple[PacketReader, PacketDecoder[S]]:
         opened_at = self._clock()
         stream = open_stream(self._request, tls_ca_file=self._tls_ca_file, clock=self._clock)
         self._announce("described")
@@ -132,12 +139,10 @@ class PyavSource:
             clock=self._clock,
             wall_clock=self._wall_clock,
         )
-        self._decoder = FrameDecoder(stream.video, log=self._log, clock=self._clock)
+        self._decoder = self._open_decoder(stream.video, log=self._log, clock=self._clock)
         return self._reader, self._decoder
 
-    def _take(
-        self, packet: VideoPacket, reader: PacketReader, decoder: FrameDecoder
-    ) -> Iterator[SourceFrame[CpuSurface]]:
+    def _take(self, packet: VideoPacket, reader: PacketReader, decoder: PacketDecoder[S]) -> Iterator[SourceFrame[S]]:
         decode = Decode.NEXT
         if packet.size:
             self._packets += 1
@@ -169,3 +174,17 @@ class PyavSource:
         if self._on_step is not None and step not in self._steps:
             self._steps.add(step)
             self._on_step(step)
+
+
+class PyavSource(FfmpegSource[HostSurface]):
+    """A source that decodes in software. Nothing is converted: a surface is the decoder's own frame."""
+
+    def __init__(
+        self,
+        request: SourceRequest,
+        *,
+        tls_ca_file: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(request, FrameDecoder, tls_ca_file=tls_ca_file, clock=clock, wall_clock=wall_clock)

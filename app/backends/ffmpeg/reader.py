@@ -13,9 +13,9 @@ from av import error as av_error
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from app.backends.cpu.faults import read_failed
-from app.backends.cpu.open import OpenStream
-from app.backends.cpu.timing import LagMeter, Pacer, date_packet
+from app.backends.ffmpeg.faults import read_failed
+from app.backends.ffmpeg.open import OpenStream
+from app.backends.ffmpeg.timing import LagMeter, Pacer, date_packet
 from app.errors import SourceError, SourceErrorCode
 
 if TYPE_CHECKING:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
+from app.inference.colour import ColorMatrix
 from app.types import BgrImage
 
 Plane: TypeAlias = NDArray[np.uint8]
-ColorMatrix: TypeAlias = Literal["bt601", "bt709", "bt2020"]
 
 # 8-bit, one component a plane. Any chroma subsampling will do: the detector scales each plane by itself.
 _PLANAR_FORMATS = frozenset(
@@ -28,7 +28,7 @@ class YuvPlanes:
     """Views of a frame's planes, never copies: u8[height, width], chroma subsampled as the stream has it.
 
     Lines may be padded, so rows need not be contiguous. The views keep the pixels alive: they outlive
-    `CpuSurface.release`.
+    `HostSurface.release`.
     """
 
     y: Plane
@@ -38,7 +38,7 @@ class YuvPlanes:
     matrix: ColorMatrix
 
 
-class CpuSurface:
+class HostSurface:
     """A picture in host memory: a decoder's frame, kept as it is until somebody needs its pixels, or a BGR image.
 
     One owner at a time; may move between threads.
@@ -53,7 +53,7 @@ class CpuSurface:
         self._height = frame.height
 
     @classmethod
-    def from_bgr(cls, image: BgrImage) -> CpuSurface:
+    def from_bgr(cls, image: BgrImage) -> HostSurface:
         """Wrap a u8[height, width, 3] BGR image, without a copy: the caller must not write to it again."""
         surface = cls.__new__(cls)
         surface._frame = None
@@ -65,7 +65,7 @@ class CpuSurface:
         pixels = (
             self._frame.format.name if self._frame is not None else "bgr24" if self._image is not None else "released"
         )
-        return f"CpuSurface({self._width}x{self._height} {pixels})"
+        return f"HostSurface({self._width}x{self._height} {pixels})"
 
     @property
     def width(self) -> int:

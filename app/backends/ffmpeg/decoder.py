@@ -1,33 +1,71 @@
-"""Decoding packets in software, one thread per camera, errors tolerated and counted."""
+"""What decodes packets; and doing it in software, one thread per camera, errors tolerated and counted."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import av
 from av import VideoFrame
 from av.video.stream import VideoStream
 
-from app.backends.cpu.reader import VideoPacket
-from app.backends.cpu.surface import CpuSurface
-from app.backends.cpu.timing import Arrival
+from app.backends.ffmpeg.reader import VideoPacket
+from app.backends.ffmpeg.surface import HostSurface
+from app.backends.ffmpeg.timing import Arrival
 from app.errors import SourceError, SourceErrorCode
-from app.types import FrameTimes, SourceFrame, StreamInfo
+from app.types import FrameTimes, S, SourceFrame, StreamInfo
 
+Log: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 _HIGHEST_PLAUSIBLE_FPS = 240.0
 
 
-class FrameDecoder:
+class PacketDecoder(Protocol[S]):
     """Turns one stream's packets into dated frames. Belongs to the thread that reads them."""
+
+    @property
+    def info(self) -> StreamInfo | None:
+        """What is known of the stream; None before its first picture. Readable from any thread."""
+        ...
+
+    @property
+    def undecodable(self) -> int:
+        """Packets that were refused."""
+        ...
+
+    @property
+    def corrupt_frames(self) -> int:
+        """Frames that were given out though a part of the picture is guessed."""
+        ...
+
+    def decode(self, packet: VideoPacket, *, alone: bool) -> list[SourceFrame[S]]:
+        """Decode a packet, which brings its `Arrival` as `opaque`; an empty one takes out what is held back.
+
+        `alone`: no packet that follows builds on this one, so its picture is taken out at once. Raises `SourceError`
+        when no later packet can succeed either.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the decoder. Idempotent."""
+        ...
+
+
+class OpenDecoder(Protocol[S]):
+    """Makes the decoder of one stream, in the thread that reads it. Raises `SourceError`."""
+
+    def __call__(self, video: VideoStream, *, log: Log, clock: Callable[[], float]) -> PacketDecoder[S]: ...
+
+
+class FrameDecoder:
+    """`PacketDecoder[HostSurface]` on FFmpeg's own decoders."""
 
     def __init__(
         self,
         video: VideoStream,
         *,
-        log: logging.Logger | logging.LoggerAdapter[Any],
+        log: Log,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         context = video.codec_context
@@ -47,12 +85,9 @@ class FrameDecoder:
         self._decoded = 0  # packets
         self._first = True  # no picture came out yet
 
-    def decode(self, packet: VideoPacket, *, alone: bool) -> list[SourceFrame[CpuSurface]]:
-        """Decode a packet; an empty one takes out what is held back.
-
-        `alone`: no packet that follows builds on this one, so its picture is taken out at once. (`skip_frame` would
-        do the same at the same cost, but with B-frames it holds each keyframe back until one or two more have come.)
-        """
+    def decode(self, packet: VideoPacket, *, alone: bool) -> list[SourceFrame[HostSurface]]:
+        # `skip_frame` would do the same as draining, at the same cost, but with B-frames it holds each keyframe back
+        # until one or two more have come.
         if isinstance(packet.opaque, Arrival):
             self._arrival = packet.opaque
             self._decoded += 1
@@ -69,6 +104,9 @@ class FrameDecoder:
             return []
         decode_s, self._spent_s = self._spent_s / len(pictures), 0.0
         return [self._frame(picture, decoded_at=decoded_at, decode_s=decode_s) for picture in pictures]
+
+    def close(self) -> None:
+        """Nothing to do: FFmpeg's decoder goes with its container, which the reader closes."""
 
     def _pictures(self, packet: VideoPacket | None) -> list[VideoFrame]:
         try:
@@ -87,7 +125,7 @@ class FrameDecoder:
         finally:
             self._context.flush_buffers()
 
-    def _frame(self, picture: VideoFrame, *, decoded_at: float, decode_s: float) -> SourceFrame[CpuSurface]:
+    def _frame(self, picture: VideoFrame, *, decoded_at: float, decode_s: float) -> SourceFrame[HostSurface]:
         self._describe(picture)
         self.corrupt_frames += picture.is_corrupt
         arrival = picture.opaque if isinstance(picture.opaque, Arrival) else self._arrival
@@ -101,7 +139,7 @@ class FrameDecoder:
                 captured_utc=arrival.captured_utc,
                 clock=arrival.clock,
             ),
-            surface=CpuSurface(picture),
+            surface=HostSurface(picture),
         )
 
     def _is_undatable(self, picture: VideoFrame) -> bool:

@@ -12,7 +12,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from app.backends.cpu.faults import open_failed, resolve_failed
+from app.backends.ffmpeg.faults import open_failed, resolve_failed
 from app.cameras.source import SourceRequest
 from app.cameras.urls import CameraUrl, parse_camera_url, with_credentials
 from app.errors import SourceError, SourceErrorCode

@@ -1,0 +1,155 @@
+"""A detector as a pool of threads, one for each execution context: what every device's detector has in common."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol
+
+from app.errors import EngineError
+from app.types import Detections, EngineInfo, Frame, S
+
+log = logging.getLogger(__name__)
+
+_CLOSE_TIMEOUT_S = 5.0
+
+
+class Runner(Protocol[S]):
+    """One execution context with all that a batch needs. `run` and `close` belong to one thread."""
+
+    def run(self, frames: Sequence[Frame[S]], min_scores: Sequence[float]) -> list[Detections]:
+        """Detect in a batch of frames. Blocking. Raises `EngineError` for this batch, `DeviceLost` for all."""
+        ...
+
+    def close(self) -> None:
+        """Free the context. Called once, after the last `run`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job(Generic[S]):
+    """A batch for whichever worker is free; the answer goes to the future's own loop."""
+
+    frames: Sequence[Frame[S]]
+    min_scores: Sequence[float]
+    future: asyncio.Future[list[Detections]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stop:
+    """Ends the worker that takes it."""
+
+    future: asyncio.Future[None]
+
+
+class PooledDetector(Generic[S]):
+    """A model on a device. Implements `Detector[S]`; event loop only."""
+
+    def __init__(
+        self,
+        info: EngineInfo,
+        runners: Sequence[Runner[S]],
+        *,
+        name: str,
+        in_thread: Callable[[], AbstractContextManager[object]] = nullcontext,
+        on_closed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start one thread per runner, called `name:number`; `info.contexts` is their number. Any thread.
+
+        Each thread lives inside `in_thread()`, which may bind it to a device. `on_closed` frees what the runners
+        share, in the last thread that ends.
+        """
+        self._info = info
+        self._free = asyncio.Semaphore(len(runners))  # bounds the queue: a batch waits here for a context
+        self._jobs: queue.SimpleQueue[_Job[S] | _Stop] = queue.SimpleQueue()
+        self._stops: list[asyncio.Future[None]] | None = None  # None while open
+        self._in_thread = in_thread
+        self._on_closed = on_closed
+        self._open = len(runners)  # threads that still have their context
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._work, args=(runner,), name=f"{name}:{number}", daemon=True)
+            for number, runner in enumerate(runners)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __repr__(self) -> str:
+        state = "open" if self._stops is None else "closed"
+        what = f"{self._info.model}, {self._info.backend}, {self._info.precision}"
+        return f"PooledDetector({what}, {len(self._threads)} contexts, {state})"
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    async def detect(self, frames: Sequence[Frame[S]], *, min_scores: Sequence[float]) -> list[Detections]:
+        """See `Detector.detect`. Ends, cancelled or not, only when no thread reads the surfaces any more."""
+        if not 1 <= len(frames) <= self._info.max_batch or len(frames) != len(min_scores):
+            raise ValueError(f"a batch has 1 to {self._info.max_batch} frames and a score for each, not {len(frames)}")
+        async with self._free:
+            if self._stops is not None:
+                raise EngineError("the detector is closed")
+            future: asyncio.Future[list[Detections]] = asyncio.get_running_loop().create_future()
+            self._jobs.put(_Job(frames=frames, min_scores=min_scores, future=future))
+            try:
+                await asyncio.wait({future})
+            except asyncio.CancelledError:
+                await asyncio.wait({future}, timeout=_CLOSE_TIMEOUT_S)
+                if future.done():
+                    future.exception()  # seen: nobody else will ask
+                raise
+            return future.result()
+
+    async def aclose(self) -> None:
+        """Let the batches in flight finish, then end the threads. Idempotent; bounded by 5 s."""
+        if self._stops is None:
+            loop = asyncio.get_running_loop()
+            self._stops = [loop.create_future() for _ in self._threads]
+            for future in self._stops:
+                self._jobs.put(_Stop(future=future))
+        _, stuck = await asyncio.wait(self._stops, timeout=_CLOSE_TIMEOUT_S)
+        if stuck:
+            log.error("detector: %d of %d threads did not end and were abandoned", len(stuck), len(self._threads))
+
+    def _work(self, runner: Runner[S]) -> None:
+        """A thread's life: one batch after the other, until it is told to stop."""
+        with self._in_thread():
+            while isinstance(job := self._jobs.get(), _Job):
+                _detect(runner, job)
+            try:
+                runner.close()
+                with self._lock:
+                    self._open -= 1
+                    last = not self._open
+                if last:
+                    self._on_closed()
+            except Exception:
+                log.exception("detector: a context could not be freed")
+        _answer(job.future, job.future.set_result, None)
+
+
+def _detect(runner: Runner[S], job: _Job[S]) -> None:
+    try:
+        result = runner.run(job.frames, job.min_scores)
+    except EngineError as exc:
+        _answer(job.future, job.future.set_exception, exc)
+    except Exception as exc:  # whatever one batch did, the next must still be served
+        log.exception("detector: a batch of %d frames failed", len(job.frames))
+        error = EngineError(f"a batch of {len(job.frames)} frames could not be inferred: {exc}")
+        error.__cause__ = exc
+        _answer(job.future, job.future.set_exception, error)
+    else:
+        _answer(job.future, job.future.set_result, result)
+
+
+def _answer(future: asyncio.Future[Any], settle: Callable[[Any], None], value: object) -> None:
+    """Settle a future from a worker thread. When its loop is gone, nobody waits any more."""
+    with contextlib.suppress(RuntimeError):
+        future.get_loop().call_soon_threadsafe(settle, value)
