@@ -95,7 +95,7 @@ async def test_start_up_measures_and_says_what_it_chose(model: Path) -> None:
     assert 1 <= info.best_batch <= 16
     assert "chosen by measuring" in info.notes[0]
     assert info.precision in ("fp32", "bf16") and info.backend == "openvino"
-    assert repr(detector) == f"CpuDetector(cells, {info.precision}, {info.contexts} contexts, closed)"
+    assert repr(detector) == f"PooledDetector(cells, openvino, {info.precision}, {info.contexts} contexts, closed)"
 
 
 async def test_a_chosen_precision_and_number_of_contexts_are_kept(model: Path) -> None:
