@@ -72,6 +72,10 @@ class DeviceLost(EngineError):
     """The device is gone; only a new process can help."""
 
 
+class Cancelled(AppError):
+    """A long piece of work was given up, because nobody waits for it any more."""
+
+
 class CameraNotFound(AppError):
     def __init__(self, camera_id: str) -> None:
         super().__init__(f"camera {camera_id!r} is not registered")

@@ -18,6 +18,7 @@ from app.batching.batcher import BatcherStats
 from app.cameras.camera import Camera
 from app.results.hub import ResultHub
 from app.service import Parts
+from app.types import GpuSnapshot
 
 STATES = ("connecting", "running", "retrying", "disabled")
 BATCH_BOUNDS = (1, 2, 4, 8, 12, 16)
@@ -40,12 +41,25 @@ class ServiceCollector(Collector):
         yield from _stage_metrics(parts.hub)
         yield from _batch_metrics(parts.batcher.stats)
         yield from _subscriber_metrics(parts.hub)
+        yield from _gpu_metrics(parts.samples.gpus)
         engine = parts.engine
         info = GaugeMetricFamily("vidette_model_info", "The loaded model.", labels=_INFO)
         info.add_metric([engine.model, engine.sha256, engine.precision, engine.backend], 1)
         yield info
 
 
+# Metric: (help, what it reads).
+GPU_METRICS: dict[str, tuple[str, Callable[[GpuSnapshot], float | None]]] = {
+    "vidette_gpu_utilization_ratio": ("Share of time in which a kernel ran.", lambda gpu: gpu.utilization_ratio),
+    "vidette_gpu_decoder_utilization_ratio": (
+        "Share of time in which NVDEC decoded.",
+        lambda gpu: gpu.decoder_utilization_ratio,
+    ),
+    "vidette_gpu_memory_used_bytes": ("GPU memory that all processes use.", lambda gpu: gpu.memory_used_bytes),
+    "vidette_gpu_memory_total_bytes": ("GPU memory.", lambda gpu: gpu.memory_total_bytes),
+    "vidette_gpu_power_watts": ("Power that the GPU draws.", lambda gpu: gpu.power_watts),
+    "vidette_gpu_temperature_celsius": ("Temperature of the GPU.", lambda gpu: gpu.temperature_celsius),
+}
 _INFO = ["model", "sha256", "precision", "backend"]
 
 
@@ -146,3 +160,15 @@ def _subscriber_metrics(hub: ResultHub[Any]) -> Iterator[Metric]:
     for reason, count in stats.messages_dropped.items():
         dropped.add_metric([reason], count)
     yield dropped
+
+
+def _gpu_metrics(gpus: Iterable[GpuSnapshot]) -> Iterator[Metric]:
+    """What NVML told. A series that nobody can measure is absent, and so is a family without series."""
+    for name, (documentation, read) in GPU_METRICS.items():
+        family = GaugeMetricFamily(name, documentation, labels=["gpu"])
+        for gpu in gpus:
+            value = read(gpu)
+            if value is not None:
+                family.add_metric([str(gpu.index)], value)
+        if family.samples:
+            yield family

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -17,23 +17,35 @@ import psutil
 from app.backends.select import Choice, choose
 from app.batching.batcher import Batcher
 from app.batching.policy import BatchPolicy
+from app.cameras.camera import Camera
 from app.cameras.capacity import Load
 from app.cameras.registry import Registry
 from app.cameras.store import CameraStore
 from app.cores import available_cores
 from app.errors import NotReady, TooManyRequests
+from app.gpus import watch_gpus
 from app.inference.detector import Detector
+from app.progress import Progress
 from app.results.history import History
 from app.results.hub import ResultHub
 from app.results.wire import camera_message
 from app.settings import Settings
-from app.types import Availability, EngineInfo
+from app.threads import in_daemon_thread
+from app.types import Availability, EngineInfo, GpuSnapshot
 
 logger = logging.getLogger("vidette.service")
 State: TypeAlias = Literal["starting", "ready", "stopping", "stopped"]
 SAMPLE_S = 2.0
 CLOSE_S = 4.0
 MAX_DIAGNOSES = 4
+
+
+@dataclass(slots=True)
+class Samples:
+    """What the service's timers measured last, so that no request and no scrape has to."""
+
+    decode_cores: float = 0.0
+    gpus: tuple[GpuSnapshot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +57,7 @@ class Parts:
     batcher: Batcher[Any]
     hub: ResultHub[Any]
     registry: Registry[Any]
+    samples: Samples
 
 
 class Places:
@@ -77,7 +90,8 @@ class Service:
         self.state: State = "starting"
         self.started_utc = time.time()
         self.fatal: BaseException | None = None
-        self.decode_cores = 0.0
+        self.progress = Progress(logger)
+        self.samples = Samples()
         self.diagnoses = Places(MAX_DIAGNOSES, "diagnoses")
         self.abandoned_threads = 0
         self.on_stopping: Callable[[], None] = lambda: None
@@ -113,7 +127,8 @@ class Service:
     def parts(self) -> Parts:
         """Everything that runs. Raises `NotReady` while the engine warms up and once the service stops."""
         if self.state != "ready" or self._parts is None:
-            raise NotReady(f"the service is {self.state}; ask again when /readyz answers 200")
+            doing = f": {now}" if self.state == "starting" and (now := self.progress.newest) else ""
+            raise NotReady(f"the service is {self.state}{doing}; ask again when /readyz answers 200")
         return self._parts
 
     @property
@@ -137,13 +152,30 @@ class Service:
                     self._choice = await asyncio.to_thread(choose, settings)
                 choice = self._choice
                 logger.info("backend %s: %s", choice.backend.name, choice.reason)
-                detector: Detector[Any] = await _open_detector(choice)
+                detector: Detector[Any] = await self._open_detector(choice)
                 _close_later(stack, "detector", detector.aclose)
                 await self._serve(stack, choice, detector, store)
         finally:
             self._parts = None
             self.state = "stopped"
             logger.info("stopped")
+
+    async def _open_detector(self, choice: Choice) -> Detector[Any]:
+        """Open the detector in a thread of its own, which a stop ends at its next sentence, or leaves behind."""
+        opening = in_daemon_thread("opening", lambda: choice.backend.open_detector(self.progress))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # A thread cannot be cancelled: have it give up, wait for what it makes all the same, then close that.
+            self.progress.cancel()
+            with anyio.move_on_after(CLOSE_S, shield=True) as scope, contextlib.suppress(Exception):
+                await (await asyncio.shield(opening)).aclose()
+            if scope.cancelled_caught:
+                self.abandoned_threads += 1
+                logger.warning("the detector did not open within %g s of the stop and is abandoned", CLOSE_S)
+            raise
+        finally:
+            self.progress.finish()
 
     async def _serve(self, stack: AsyncExitStack, choice: Choice, detector: Detector[Any], store: CameraStore) -> None:
         settings, info = self.settings, detector.info
@@ -166,10 +198,13 @@ class Service:
             on_change=lambda status: hub.camera_changed(camera_message(status.camera_id, status.state, status.error)),
             on_remove=hub.forget,
         )
-        self._parts = Parts(choice=choice, engine=info, batcher=batcher, hub=hub, registry=registry)
+        self._parts = Parts(
+            choice=choice, engine=info, batcher=batcher, hub=hub, registry=registry, samples=self.samples
+        )
         async with anyio.create_task_group() as workers:
             workers.start_soon(batcher.run, name="batcher")
             workers.start_soon(self._sample, registry, name="load")
+            workers.start_soon(watch_gpus, choice.backend.gpus, self._show_gpus, name="gpus")
             try:
                 await registry.load()
                 self.state = "ready"
@@ -178,7 +213,7 @@ class Service:
             finally:
                 self.state = "stopping"
                 await _bounded("cameras", registry.close)
-                self.abandoned_threads = registry.abandoned_threads
+                self.abandoned_threads += registry.abandoned_threads
                 workers.cancel_scope.cancel()
 
     async def _sample(self, registry: Registry[Any]) -> None:
@@ -188,9 +223,12 @@ class Service:
         while True:
             await anyio.sleep(SAMPLE_S)
             now = time.monotonic()
-            lanes = {camera.lane.camera_id: camera.lane.decode_s for camera in registry.cameras()}
+            lanes = decoding_s(registry.cameras())
             used_s = sum(max(0.0, total - spent.get(camera_id, total)) for camera_id, total in lanes.items())
-            self.decode_cores, spent, at = used_s / (now - at), lanes, now
+            self.samples.decode_cores, spent, at = used_s / (now - at), lanes, now
+
+    def _show_gpus(self, gpus: tuple[GpuSnapshot, ...]) -> None:
+        self.samples.gpus = gpus
 
     def load(self) -> Load:
         """What is used and left now. Reads /proc: call it from a worker thread."""
@@ -199,7 +237,7 @@ class Service:
         memory = psutil.virtual_memory()
         return Load(
             cameras=sum(status.state != "disabled" for status in statuses),
-            decode_cores=self.decode_cores,
+            decode_cores=self.samples.decode_cores,
             cores=available_cores(),
             inferred_fps=sum(status.inferred_fps for status in statuses),
             capacity_fps=parts.engine.capacity_fps,
@@ -208,15 +246,10 @@ class Service:
         )
 
 
-async def _open_detector(choice: Choice) -> Detector[Any]:
-    opening = asyncio.ensure_future(asyncio.to_thread(choice.backend.open_detector))
-    try:
-        return await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        # A thread cannot be cancelled: wait for what it makes, then close that.
-        with contextlib.suppress(Exception):
-            await (await opening).aclose()
-        raise
+def decoding_s(cameras: Iterable[Camera[Any]]) -> dict[str, float]:
+    """Seconds that cores have spent on decoding each camera; what waits for NVDEC takes no core's time."""
+    shown = [(camera.lane, camera.status.info) for camera in cameras]
+    return {lane.camera_id: lane.decode_s for lane, info in shown if info is None or info.decoder != "nvdec"}
 
 
 def _close_later(stack: AsyncExitStack, name: str, close: Callable[[], Awaitable[None]]) -> None:

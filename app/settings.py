@@ -56,10 +56,18 @@ class CamerasSettings(_Section):
 class BackendSettings(_Section):
     device: Literal["auto", "cpu", "cuda", "synthetic"] = Field("auto", description="what decodes and infers")
     engine: Literal["auto", "openvino", "tensorrt", "tensorrt_rtx"] = Field("auto", description="inference engine")
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = Field(
+        "auto", description="numbers that the engine computes in; auto: fp16 on CUDA, measured on a CPU"
+    )
     contexts: Literal["auto"] | Annotated[int, Field(ge=1, le=16)] = Field(
         "auto", description="batches in flight at once; auto measures"
     )
     decoder: Literal["auto", "nvdec", "software"] = Field("auto", description="video decoder")
+    gpu: int = Field(0, ge=0, le=63, description="the GPU that works, counted as CUDA counts them")
+    cuda_graphs: bool = Field(True, description="launch a batch on CUDA as one graph; false launches step by step")
+    memory_budget_mib: Literal["auto"] | Annotated[int, Field(ge=64, le=1_048_576)] = Field(
+        "auto", description="GPU memory for decoded frames, in MiB; auto: a share of what is free"
+    )
 
 
 class BatchingSettings(_Section):

@@ -123,6 +123,23 @@ class Availability:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuSnapshot:
+    """One reading of a GPU, by NVML. None: this GPU, its driver or its container does not tell."""
+
+    index: int  # NVML's, which nvidia-smi shows too; CUDA may number otherwise
+    name: str | None
+    uuid: str | None
+    utilization_ratio: float | None  # share of the last sample period in which a kernel ran
+    decoder_utilization_ratio: float | None  # the same for NVDEC, of all its engines
+    memory_used_bytes: int | None  # by every process, and what the driver keeps
+    memory_total_bytes: int | None
+    power_watts: float | None
+    temperature_celsius: float | None
+    sm_clock_mhz: float | None
+    throttle_reasons: tuple[str, ...] | None  # what slows the clocks down now; empty: nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
     """A loaded engine, as `/models` and `/system` show it."""
 

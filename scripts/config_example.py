@@ -45,6 +45,8 @@ def _bounds(field: Any) -> str:
 def _yaml(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, Path):
         return f"./{value}"
     return str(value)

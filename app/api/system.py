@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
+from dataclasses import asdict
 from typing import Literal
 
 from fastapi import APIRouter
@@ -16,6 +17,7 @@ from app.cameras.capacity import LEAST_FPS, refusal, room_for
 from app.cameras.doctor import diagnose
 from app.cameras.settings import Password, Url, Username
 from app.results.wire import utc_text
+from app.service import Service
 
 router = APIRouter(prefix="/api/v1", tags=["system"])
 
@@ -47,16 +49,34 @@ class BackendView(BaseModel):
     reason: str
 
 
+class GpuView(BaseModel):
+    """A reading of at most some seconds ago. Null is what the GPU or its driver does not tell."""
+
+    index: int = Field(description="NVML's number, as nvidia-smi shows it; the label of the gpu series in /metrics")
+    name: str | None
+    uuid: str | None
+    utilization_ratio: float | None
+    decoder_utilization_ratio: float | None = Field(description="NVDEC, all its engines together")
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    power_watts: float | None
+    temperature_celsius: float | None
+    sm_clock_mhz: float | None
+    throttle_reasons: list[str] | None = Field(description="what slows the clocks down; empty: nothing does")
+
+
 class SystemView(BaseModel):
     name: str = "vidette"
     version: str
     state: str
+    progress: str | None = Field(description="what is being done before the service is ready; null once it is")
     started_at: str
     uptime_s: float
     python: str
     platform: str
     backend: BackendView | None
     backends: list[AvailabilityView]
+    gpus: list[GpuView]
     notes: list[str]
 
 
@@ -87,6 +107,7 @@ class CapacityView(BaseModel):
     decode: DecodeView
     inference: InferenceView
     memory: MemoryView
+    gpus: list[GpuView]
 
 
 class StepView(BaseModel):
@@ -145,6 +166,7 @@ async def system(service: ServiceDep) -> SystemView:
     return SystemView(
         version=__version__,
         state=service.state,
+        progress=service.progress.newest,
         started_at=utc_text(service.started_utc),
         uptime_s=round(time.time() - service.started_utc, 1),
         python=platform.python_version(),
@@ -155,6 +177,7 @@ async def system(service: ServiceDep) -> SystemView:
             AvailabilityView(name=each.name, available=each.available, reason=each.reason)
             for each in service.availability
         ],
+        gpus=_gpus(service),
         notes=list(parts.engine.notes) if parts else [],
     )
 
@@ -203,4 +226,9 @@ async def capacity(service: ServiceDep) -> CapacityView:
             left_fps=left_fps,
         ),
         memory=MemoryView(used_bytes=load.memory_used_bytes, free_bytes=load.memory_free_bytes),
+        gpus=_gpus(service),
     )
+
+
+def _gpus(service: Service) -> list[GpuView]:
+    return [GpuView.model_validate(asdict(gpu)) for gpu in service.samples.gpus]

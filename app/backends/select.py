@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from app.backends.base import Backend
 from app.errors import BackendUnavailable
-from app.settings import Settings
+from app.settings import BackendSettings, Settings
 from app.types import Availability
 
+# What each backend can be told to use, beside auto.
+FITS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "cpu": {"engine": ("openvino",), "precision": ("fp32", "bf16"), "decoder": ("software",)},
+    "cuda": {
+        "engine": ("tensorrt", "tensorrt_rtx"),
+        "precision": ("fp32", "fp16", "int8"),
+        "decoder": ("nvdec", "software"),
+    },
+    "synthetic": {"engine": (), "precision": (), "decoder": ()},
+}
 CPU_PACKAGES = {"av": "av", "cv2": "opencv-python-headless", "onnx": "onnx", "openvino": "openvino"}
 
 
@@ -24,7 +34,7 @@ class Choice:
     availability: tuple[Availability, ...]
 
 
-def probe_cpu() -> Availability:
+def probe_cpu(wanted: BackendSettings | None = None) -> Availability:
     missing = [package for module, package in CPU_PACKAGES.items() if find_spec(module) is None]
     if missing:
         reason = f"{', '.join(missing)} is not installed; pip install 'vidette[cpu]'"
@@ -32,21 +42,25 @@ def probe_cpu() -> Availability:
     return Availability(name="cpu", available=True, reason="PyAV and OpenVINO are installed")
 
 
-def probe_cuda() -> Availability:
-    return Availability(name="cuda", available=False, reason="this version has no CUDA backend yet")
+def probe_cuda(wanted: BackendSettings | None = None) -> Availability:
+    from app.backends.cuda.probe import cuda_availability, examine
+
+    wanted = wanted or BackendSettings()
+    engine = "auto" if wanted.engine == "openvino" else wanted.engine
+    return cuda_availability(examine(gpu=wanted.gpu), gpu=wanted.gpu, engine=engine)
 
 
-def probe_synthetic() -> Availability:
+def probe_synthetic(wanted: BackendSettings | None = None) -> Availability:
     reason = "scripted frames and detections; runs only when backend.device names it"
     return Availability(name="synthetic", available=True, reason=reason)
 
 
-PROBES: tuple[Callable[[], Availability], ...] = (probe_cuda, probe_cpu, probe_synthetic)
+PROBES: tuple[Callable[[BackendSettings], Availability], ...] = (probe_cuda, probe_cpu, probe_synthetic)
 
 
-def probe_all() -> tuple[Availability, ...]:
-    """Ask every backend, best first. Blocking."""
-    return tuple(probe() for probe in PROBES)
+def probe_all(wanted: BackendSettings | None = None) -> tuple[Availability, ...]:
+    """Ask every backend whether it can run as these settings want it, best first. Blocking, under a second."""
+    return tuple(probe(wanted or BackendSettings()) for probe in PROBES)
 
 
 def choose(settings: Settings) -> Choice:
@@ -54,7 +68,7 @@ def choose(settings: Settings) -> Choice:
 
     Raises `BackendUnavailable` with the reason; a named backend is never replaced by another one in silence.
     """
-    answers = probe_all()
+    answers = probe_all(settings.backend)
     wanted = settings.backend.device
     if wanted == "auto":
         usable = [answer.name for answer in answers if answer.available and answer.name != "synthetic"]
@@ -69,19 +83,26 @@ def choose(settings: Settings) -> Choice:
         if not answer.available:
             raise BackendUnavailable(wanted, answer.reason)
         name, reason = wanted, f"backend.device is {wanted}"
-    _refuse_mismatch(name, settings)
+    _refuse_mismatch(name, settings.backend, answers)
     return Choice(backend=_make(name, settings), reason=reason, availability=answers)
 
 
-def _refuse_mismatch(name: str, settings: Settings) -> None:
-    """A setting that names another backend's engine or decoder is an error, never passed over in silence."""
-    fits = {"cpu": ("openvino", "software")}.get(name, ("auto", "auto"))
-    for key, value, fit in (
-        ("engine", settings.backend.engine, fits[0]),
-        ("decoder", settings.backend.decoder, fits[1]),
-    ):
-        if value not in ("auto", fit):
-            raise BackendUnavailable(name, f"backend.{key} is {value}, which the {name} backend does not have")
+def _refuse_mismatch(name: str, wanted: BackendSettings, answers: tuple[Availability, ...]) -> None:
+    """A setting that this backend does not have is an error, never passed over in silence."""
+    for key, fits in FITS[name].items():
+        value = getattr(wanted, key)
+        if value == "auto" or value in fits:
+            continue
+        # Whoever names another backend's engine wants that backend, and wants to know what it lacks.
+        meant = [a for a in answers if not a.available and wanted.device == "auto" and value in FITS[a.name][key]]
+        why = "".join(f"; {answer.name}: {answer.reason}" for answer in meant)
+        raise BackendUnavailable(name, f"backend.{key} is {value}, which the {name} backend does not have{why}")
+    if name == "cuda" and wanted.decoder == "nvdec":
+        from app.backends.cuda.probe import examine
+
+        nvdec = examine(gpu=wanted.gpu).nvdec
+        if not nvdec.available:
+            raise BackendUnavailable(name, f"backend.decoder is nvdec, and that cannot decode here: {nvdec.reason}")
 
 
 def _make(name: str, settings: Settings) -> Backend[Any]:
@@ -89,6 +110,10 @@ def _make(name: str, settings: Settings) -> Backend[Any]:
         from app.backends.cpu.backend import CpuBackend
 
         return CpuBackend(settings)
+    if name == "cuda":
+        from app.backends.cuda.backend import CudaBackend
+
+        return CudaBackend(settings)
     from app.backends.synthetic.backend import SyntheticBackend
 
     return SyntheticBackend()

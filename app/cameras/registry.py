@@ -114,9 +114,6 @@ class Registry(Generic[S]):
             self._leaving.add(camera)
             logger.info("camera %s removed", camera_id)
 
-    async def restart(self, camera_id: str) -> None:
-        self.get(camera_id).restart()
-
     async def close(self) -> None:
         """Stop every camera and wait, bounded, for their threads; those that hang are counted and abandoned."""
         self._closed = True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from app.backends.cuda.probe import TITLES, Report, examine
 from app.backends.select import choose, probe_all
+from app.commands.imports import import_problem
 from app.commands.machine import Machine
 from app.errors import BackendUnavailable, ConfigError
 from app.server import listen
@@ -17,6 +19,15 @@ from app.settings import Settings, load_settings
 
 CheckState: TypeAlias = Literal["ok", "note", "failed"]
 FEW_FILES = 256
+# What to import of each installed part of the CUDA backend: that which loads its libraries.
+CUDA_MODULES: Mapping[str, str] = {
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt_rtx",
+    "pycuda": "pycuda.driver",
+    "PyNvVideoCodec": "PyNvVideoCodec",
+    "cuda-bindings": "cuda.bindings.driver",
+    "nvidia-ml-py": "pynvml",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +40,10 @@ class Check:
 
 
 def check_machine(machine: Machine) -> tuple[Check, ...]:
-    """Everything that `vidette serve` will need, looked at without changing anything. Blocking, a second."""
+    """Everything that `vidette serve` will need, looked at without changing anything. Blocking, a second.
+
+    Where there is an NVIDIA driver, some seconds: what its backend needs is imported, each in a process of its own.
+    """
     settings, finding = _settings()
     return (
         _plain("machine", f"{machine.cpu}, {machine.cores} cores, {machine.memory_bytes / 2**30:.1f} GiB memory"),
@@ -37,6 +51,7 @@ def check_machine(machine: Machine) -> tuple[Check, ...]:
         _packages(machine.versions),
         finding,
         *_backends(settings),
+        *cuda_checks(examine(gpu=settings.backend.gpu)),
         *_model(settings),
         _data_dir(settings.data_dir),
         _port(settings),
@@ -61,7 +76,7 @@ def _settings() -> tuple[Settings, Check]:
 
 
 def _backends(settings: Settings) -> Iterator[Check]:
-    answers, wanted = probe_all(), settings.backend.device
+    answers, wanted = probe_all(settings.backend), settings.backend.device
     for answer in answers:
         yield Check(name=f"backend {answer.name}", state="ok" if answer.available else "note", message=answer.reason)
     try:
@@ -70,6 +85,17 @@ def _backends(settings: Settings) -> Iterator[Check]:
         yield Check(name="backend", state="failed", message=f"backend.device is {wanted}: {exc}")
     else:
         yield _plain("backend", reason)
+
+
+def cuda_checks(report: Report, *, problem: Callable[[str], str | None] = import_problem) -> Iterator[Check]:
+    """Each part of the CUDA backend on its own: notes, because whether the service starts is another check's matter."""
+    for part in report.parts:
+        ok, message = part.available, part.reason
+        # Without a driver most of them cannot even be imported, and that would say nothing about them.
+        if ok and part.name in CUDA_MODULES and report.part("driver").available:
+            wrong = problem(CUDA_MODULES[part.name])
+            ok, message = wrong is None, message if wrong is None else f"{message} is installed, but {wrong}"
+        yield Check(name=f"cuda {TITLES.get(part.name, part.name)}", state="ok" if ok else "note", message=message)
 
 
 def _model(settings: Settings) -> Iterator[Check]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +26,15 @@ PACKAGES = (
     "pydantic",
     "uvicorn",
     "uvloop",
+)
+# Listed where they are installed: to miss them is nothing to tell of on a machine without a GPU.
+CUDA_PACKAGES = (
+    "cuda-bindings",
+    "nvidia-ml-py",
+    "pycuda",
+    "PyNvVideoCodec",
+    "tensorrt",
+    "tensorrt-rtx",
 )
 _CPUINFO = Path("/proc/cpuinfo")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -55,8 +65,15 @@ def this_machine() -> Machine:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         vidette=__version__,
         commit=commit(),
-        versions={package: _version(package) for package in PACKAGES},
+        versions=package_versions(),
     )
+
+
+def package_versions(version_of: Callable[[str], str | None] | None = None) -> dict[str, str | None]:
+    """The versions of what we run on; None for what is missing. Of the CUDA packages, those that are there."""
+    version_of = version_of or _version
+    cuda = {package: found for package in CUDA_PACKAGES if (found := version_of(package)) is not None}
+    return {**{package: version_of(package) for package in PACKAGES}, **cuda}
 
 
 def cpu_name(cpuinfo: Path = _CPUINFO) -> str:

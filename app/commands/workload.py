@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.backends.base import Backend
+from app.backends.base import Backend, OnProgress, unwatched
 from app.cameras.camera import Camera
 from app.cameras.settings import CameraRegistration
 from app.cameras.source import FrameSource, SourceRequest
@@ -20,7 +20,7 @@ from app.inference.detector import Detector
 from app.results.hub import ResultHub
 from app.results.subscription import Interest
 from app.service import Parts, Service
-from app.types import Availability
+from app.types import Availability, GpuSnapshot
 
 START_S = 30.0
 _POLL_S = 0.05
@@ -34,7 +34,7 @@ class WorkloadPlan:
     urls: Mapping[str, str]  # of the cameras, by id
     warm_up_s: float
     seconds: float
-    simulator_pid: int
+    simulator_pid: int | None = None  # None: the cameras cost no process of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +57,11 @@ class OpenedBackend:
     def open_source(self, request: SourceRequest) -> FrameSource[Any]:
         return self._backend.open_source(request)
 
-    def open_detector(self) -> Detector[Any]:
+    def open_detector(self, on_progress: OnProgress = unwatched) -> Detector[Any]:
         return self._open_detector()
+
+    def gpus(self) -> tuple[GpuSnapshot, ...]:
+        return self._backend.gpus()
 
 
 async def measure_service(
@@ -68,15 +71,15 @@ async def measure_service(
 
     Raises `AppError` when a camera does not run within 30 s, and whatever ended the service.
     """
-    async with _running(service) as parts, _subscriber(parts.hub):
+    async with running(service) as parts, _subscriber(parts.hub):
         cameras = [await parts.registry.add(CameraRegistration(id=name, url=url)) for name, url in plan.urls.items()]
         await _until_all_run(service, cameras)
         await asyncio.sleep(plan.warm_up_s)
         figures = await _measure(plan, parts, cameras, on_tick)
-        running = [camera.lane.counts() for camera in cameras]
+        at_the_end = [camera.lane.counts() for camera in cameras]
     if service.fatal is not None:
         raise service.fatal
-    return WorkloadRun(figures=figures, ledger=check_ledgers(running, [camera.lane.counts() for camera in cameras]))
+    return WorkloadRun(figures=figures, ledger=check_ledgers(at_the_end, [camera.lane.counts() for camera in cameras]))
 
 
 async def _measure(
@@ -97,7 +100,8 @@ async def _measure(
 
 
 @contextlib.asynccontextmanager
-async def _running(service: Service) -> AsyncIterator[Parts]:
+async def running(service: Service) -> AsyncIterator[Parts]:
+    """Run a service that is stopped when the context ends. Raises what ended it before it was ready."""
     service.start(lambda: None)
     try:
         while service.state == "starting":

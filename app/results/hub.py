@@ -17,6 +17,7 @@ from app.batching.mailbox import Batch
 from app.cameras.lane import Lane
 from app.cameras.meters import Histogram
 from app.errors import TooManyRequests
+from app.nvtx import stage
 from app.results.history import History
 from app.results.order import InOrder
 from app.results.snapshots import Snapshots
@@ -97,7 +98,8 @@ class ResultHub(Generic[S]):
             if lane.closed:
                 lane.ledger.dropped("shutdown")
             else:
-                self._publish(lane, found, batch)
+                with stage("publish"):
+                    self._publish(lane, found, batch)
         if lane.closed and not order:
             del self._orders[lane]
 

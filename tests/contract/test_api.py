@@ -16,7 +16,7 @@ from app import __version__
 from app.backends.synthetic.backend import SyntheticBackend
 from app.backends.synthetic.detector import CLASSES, SyntheticDetector
 from tests.support.app import API, RunningApp, StartApp, on_shared
-from tests.support.fakes import SlowOpeningBackend
+from tests.support.fakes import GpuBackend, SlowOpeningBackend, make_gpu
 from tests.support.wait import wait_until
 
 CAMERA_FIELDS = {
@@ -419,6 +419,33 @@ async def test_system_says_what_runs_and_why_and_what_every_other_backend_lacks(
     assert {backend["name"] for backend in system["backends"]} == {"cuda", "cpu", "synthetic"}
     assert all(backend["reason"] for backend in system["backends"])
     assert system["uptime_s"] >= 0
+
+
+async def test_system_and_capacity_show_the_newest_reading_of_each_gpu(start_app: StartApp) -> None:
+    running = await start_app(GpuBackend(make_gpu(0, power_watts=None), make_gpu(1)))
+    await wait_until(lambda: len(running.service.samples.gpus) == 2)
+    for path in ("system", "capacity"):
+        gpus = (await running.http.get(f"{API}/{path}")).json()["gpus"]
+        assert [gpu["index"] for gpu in gpus] == [0, 1]
+        assert gpus[0] == {
+            "index": 0,
+            "name": "NVIDIA L4",
+            "uuid": "GPU-0",
+            "utilization_ratio": 0.75,
+            "decoder_utilization_ratio": 0.5,
+            "memory_used_bytes": 3 << 30,
+            "memory_total_bytes": 24 << 30,
+            "power_watts": None,
+            "temperature_celsius": 58.0,
+            "sm_clock_mhz": 1905.0,
+            "throttle_reasons": ["sw_power_cap"],
+        }
+
+
+@on_shared
+async def test_a_backend_without_a_gpu_shows_none(shared: RunningApp) -> None:
+    for path in ("system", "capacity"):
+        assert (await shared.http.get(f"{API}/{path}")).json()["gpus"] == []
 
 
 async def test_capacity_says_what_is_used_and_left_and_how_it_was_measured(start_app: StartApp) -> None:

@@ -64,7 +64,25 @@ def _cpu(directory: Path) -> Subject:
     return Subject(open_cpu_detector(str(model), directory, contexts=2, tune=False), picture)
 
 
-SUBJECTS: dict[str, Callable[[Path], Subject]] = {"synthetic": _synthetic, "cpu": _cpu}
+def _cuda_on_host(directory: Path) -> Subject:
+    """The CUDA backend's detector: its own kernels, compiled for the host, and OpenVINO in TensorRT's place."""
+    from tests.support.host_detector import HostCuda
+
+    cuda = HostCuda(saved(bright_cells(), directory / "cells.onnx"))
+
+    def picture(width: int, height: int) -> Surface:
+        image = np.zeros((height, width, 3), dtype=np.uint8)
+        image[height // 4 :, : width // 2] = (255, 0, 0)
+        return cuda.upload(image)
+
+    return Subject(cuda.open(), picture)
+
+
+SUBJECTS: dict[str, Callable[[Path], Subject]] = {
+    "synthetic": _synthetic,
+    "cpu": _cpu,
+    "cuda on host kernels": _cuda_on_host,
+}
 
 
 @pytest.fixture(params=SUBJECTS)

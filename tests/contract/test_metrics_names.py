@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.backends.synthetic.backend import SyntheticBackend
 from app.backends.synthetic.detector import SyntheticDetector
 from app.errors import EngineError
-from tests.support.app import RunningApp, StartApp, on_shared
+from tests.support.app import API, RunningApp, StartApp, on_shared
+from tests.support.fakes import GpuBackend, make_gpu
 from tests.support.wait import wait_until
 
 # name: (type, labels). Counters carry `_total` in the exposition, histograms `_bucket`, `_count` and `_sum`.
@@ -125,6 +126,39 @@ async def test_values_are_those_of_the_api(shared: RunningApp) -> None:
     assert list(buckets) == ["1.0", "2.0", "4.0", "8.0", "12.0", "16.0", "+Inf"]
     latency = found["vidette_end_to_end_latency_seconds"].samples
     assert [s.value for s in latency if s.name.endswith("_count")] == [frames["published"]]
+
+
+GPU_SERIES = {
+    "vidette_gpu_utilization_ratio": 0.75,
+    "vidette_gpu_decoder_utilization_ratio": 0.5,
+    "vidette_gpu_memory_used_bytes": 3 << 30,
+    "vidette_gpu_memory_total_bytes": 24 << 30,
+    "vidette_gpu_power_watts": 61.25,
+    "vidette_gpu_temperature_celsius": 58.0,
+}
+
+
+async def test_a_gpu_has_its_series_and_what_it_does_not_tell_is_absent(start_app: StartApp) -> None:
+    backend = GpuBackend(make_gpu(0), make_gpu(3, power_watts=None, temperature_celsius=0.0))
+    running = await start_app(backend)
+    await wait_until(lambda: len(running.service.samples.gpus) == 2)
+    found = {name: family for name, family in (await scrape(running)).items() if "gpu" in name}
+    assert set(found) == set(GPU_SERIES)
+    for name, family in found.items():
+        assert (family.type, bool(family.documentation)) == ("gauge", True)
+        assert [set(sample.labels) for sample in family.samples] == [{"gpu"}] * len(family.samples)
+        assert {sample.labels["gpu"]: sample.value for sample in family.samples}["0"] == GPU_SERIES[name]
+    assert values(found["vidette_gpu_power_watts"], "gpu") == {"0"}
+    assert {s.labels["gpu"]: s.value for s in found["vidette_gpu_temperature_celsius"].samples}["3"] == 0.0
+
+
+async def test_a_scrape_reads_no_gpu_and_the_event_loop_does_not_either(start_app: StartApp) -> None:
+    backend = GpuBackend(make_gpu())
+    running = await start_app(backend)
+    await wait_until(lambda: len(running.service.samples.gpus) == 1)
+    await running.metrics()
+    await running.http.get(f"{API}/system")
+    assert backend.read_by == {"gpus"}
 
 
 @on_shared

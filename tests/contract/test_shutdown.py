@@ -15,6 +15,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from app.backends.base import OnProgress, unwatched
 from app.backends.synthetic.backend import SyntheticBackend
 from app.backends.synthetic.detector import SyntheticDetector
 from app.backends.synthetic.source import SyntheticSource
@@ -38,7 +39,7 @@ class Unfinished(SyntheticBackend):
         super().__init__()
         self.manual = ManualDetector(contexts=2)
 
-    def open_detector(self) -> Any:
+    def open_detector(self, on_progress: OnProgress = unwatched) -> Any:
         return self.manual
 
 
@@ -139,7 +140,7 @@ async def test_after_a_crash_the_process_lives_but_is_not_ready(start_app: Start
 
 async def test_a_model_that_cannot_be_used_ends_the_start_with_its_sentence(start_app: StartApp) -> None:
     class NoModel(SyntheticBackend):
-        def open_detector(self) -> SyntheticDetector:
+        def open_detector(self, on_progress: OnProgress = unwatched) -> SyntheticDetector:
             raise ModelError("model.onnx: is a text file")
 
     running = await start_app(NoModel(), wait_ready=False)
@@ -173,8 +174,8 @@ async def test_a_stop_while_the_engine_opens_closes_what_it_opens(start_app: Sta
     class Noting(SlowOpeningBackend):
         closed = False
 
-        def open_detector(self) -> SyntheticDetector:
-            detector = super().open_detector()
+        def open_detector(self, on_progress: OnProgress = unwatched) -> SyntheticDetector:
+            detector = super().open_detector(on_progress)
             backend = self
 
             async def close() -> None:

@@ -151,7 +151,8 @@ async def running_service(
 ) -> AsyncIterator[Service]:
     """The service alone, without HTTP."""
     settings = await asyncio.to_thread(make_settings, data_dir, **sections)
-    choice = Choice(backend=backend or SyntheticBackend(), reason="given by the test", availability=probe_all())
+    availability = await asyncio.to_thread(probe_all)
+    choice = Choice(backend=backend or SyntheticBackend(), reason="given by the test", availability=availability)
     service = await asyncio.to_thread(Service, settings, choice=choice)
     service.start(on_fatal)
     try:

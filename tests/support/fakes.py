@@ -6,17 +6,18 @@ import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from app.backends.base import OnProgress, unwatched
 from app.backends.synthetic.backend import SyntheticBackend
 from app.backends.synthetic.detector import CLASSES, SyntheticDetector
 from app.backends.synthetic.source import SyntheticSurface
 from app.cameras.lane import Lane, LaneSettings
 from app.cameras.source import SourceRequest
 from app.results.wire import Result
-from app.types import Detections, EngineInfo, Frame, FrameTimes, SourceFrame, StageTimes, StreamInfo
+from app.types import Detections, EngineInfo, Frame, FrameTimes, GpuSnapshot, SourceFrame, StageTimes, StreamInfo
 
 SyntheticFrame: TypeAlias = Frame[SyntheticSurface]
 STAGES = StageTimes(preprocess_s=0.001, infer_s=0.01, postprocess_s=0.0005)
@@ -140,9 +141,58 @@ class SlowOpeningBackend(SyntheticBackend):
         super().__init__()
         self.go_on = threading.Event()
 
-    def open_detector(self) -> SyntheticDetector:
+    def open_detector(self, on_progress: OnProgress = unwatched) -> SyntheticDetector:
         assert self.go_on.wait(30), "the test forgot to let the detector open"
-        return super().open_detector()
+        return super().open_detector(on_progress)
+
+
+class BuildingBackend(SlowOpeningBackend):
+    """Builds an engine until the test says that it is done, and tells how far it is all the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: BaseException | None = None  # what ended the building early
+
+    def open_detector(self, on_progress: OnProgress = unwatched) -> SyntheticDetector:
+        try:
+            while not self.go_on.wait(0.002):
+                on_progress("building the engine: 42 %, about 3 min left")
+        except BaseException as exc:
+            self.error = exc
+            raise
+        return super().open_detector(on_progress)
+
+
+def make_gpu(index: int = 0, **readings: Any) -> GpuSnapshot:
+    """A reading of an L4 under load; `readings` replace single ones."""
+    values: dict[str, Any] = {
+        "index": index,
+        "name": "NVIDIA L4",
+        "uuid": f"GPU-{index}",
+        "utilization_ratio": 0.75,
+        "decoder_utilization_ratio": 0.5,
+        "memory_used_bytes": 3 << 30,
+        "memory_total_bytes": 24 << 30,
+        "power_watts": 61.25,
+        "temperature_celsius": 58.0,
+        "sm_clock_mhz": 1905.0,
+        "throttle_reasons": ("sw_power_cap",),
+        **readings,
+    }
+    return GpuSnapshot(**values)
+
+
+class GpuBackend(SyntheticBackend):
+    """A synthetic backend on GPUs that read what the test says."""
+
+    def __init__(self, *readings: GpuSnapshot) -> None:
+        super().__init__()
+        self.readings = readings
+        self.read_by: set[str] = set()  # threads
+
+    def gpus(self) -> tuple[GpuSnapshot, ...]:
+        self.read_by.add(threading.current_thread().name)
+        return self.readings
 
 
 Step: TypeAlias = "SourceFrame[SyntheticSurface] | Exception | threading.Event"

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from app.backends.cuda.probe import examine, probe_parts
 from app.cameras.doctor import Diagnosis, StepResult
+from app.commands.checks import CUDA_MODULES, cuda_checks
 from app.commands.doctor import as_text, read_password
 from app.commands.hints import HINTS
+from app.commands.imports import import_problem
 from app.errors import ConfigError, SourceErrorCode
 from tests.support.clips import write_test_clip
 from tests.support.command import run_command
+from tests.support.cuda_host import FakeLibcuda, make_host
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hunter2-hunter2"
@@ -48,10 +52,77 @@ def test_doctor_says_what_this_machine_can_do(folder: Path, capsys: pytest.Captu
     lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
     assert code == 0
     assert " ok " in lines["backend cpu"]
-    assert " note " in lines["backend cuda"]
+    assert "backend cuda" in lines
     assert "openvino" in lines["packages"]
     assert "vidette-demo" in lines["model"]
     assert {"machine", "python", "settings", "data_dir", "port", "open files"} <= set(lines)
+
+
+CUDA_PARTS = [
+    "cuda driver",
+    "cuda NVDEC",
+    "cuda TensorRT",
+    "cuda TensorRT-RTX",
+    "cuda pycuda",
+    "cuda PyNvVideoCodec",
+    "cuda cuda-bindings",
+    "cuda nvidia-ml-py",
+    "cuda kernels",
+]
+
+
+def test_doctor_lists_each_part_of_the_cuda_backend_with_its_reason(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reasons = [part.reason for part in probe_parts()]
+    run_command("doctor")
+    shown = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines() if line.startswith("cuda ")]
+    assert [f"{first} {second}" for first, second, _ in shown] == CUDA_PARTS
+    assert all(rest.startswith(("ok ", "note ")) for _, _, rest in shown)
+    assert all(reason in rest for reason, (_, _, rest) in zip(reasons, shown, strict=True))
+
+    run_command("doctor", "--json")
+    checks = [check for check in json.loads(capsys.readouterr().out)["checks"] if check["name"].startswith("cuda ")]
+    assert [check["name"] for check in checks] == CUDA_PARTS
+    assert all(reason in check["message"] for reason, check in zip(reasons, checks, strict=True))
+
+
+def test_what_is_installed_is_imported_where_there_is_a_driver(tmp_path: Path) -> None:
+    imported: list[str] = []
+
+    def problem(module: str) -> str | None:
+        imported.append(module)
+        return "importing pycuda.driver failed: ImportError: libcurand.so.10" if module == "pycuda.driver" else None
+
+    report = examine(make_host(tmp_path / "none", libcuda=FakeLibcuda()))
+    checks = {check.name: check for check in cuda_checks(report, problem=problem)}
+    assert imported == [CUDA_MODULES[name] for name in CUDA_MODULES if name != "tensorrt_rtx"]
+    assert (checks["cuda TensorRT"].state, checks["cuda TensorRT"].message) == ("ok", "10.16.1.11")
+    assert (checks["cuda pycuda"].state, checks["cuda pycuda"].message) == (
+        "note",
+        "2026.1 is installed, but importing pycuda.driver failed: ImportError: libcurand.so.10",
+    )
+    assert checks["cuda kernels"].state == "note"
+
+
+def test_nothing_is_imported_where_there_is_no_driver(tmp_path: Path) -> None:
+    def problem(module: str) -> str | None:
+        raise AssertionError(module)
+
+    checks = list(cuda_checks(examine(make_host(tmp_path / "none")), problem=problem))
+    assert [check.name for check in checks] == CUDA_PARTS
+    assert checks[0].state == "note"
+
+
+def test_an_import_is_tried_where_it_can_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vidette_crash.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    (tmp_path / "vidette_hang.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert import_problem("json") is None
+    missing = import_problem("vidette_missing")
+    assert missing == "importing vidette_missing failed: ModuleNotFoundError: No module named 'vidette_missing'"
+    assert import_problem("vidette_crash") == "importing vidette_crash ended the process with signal 9"
+    assert import_problem("vidette_hang", timeout_s=0.5) == "importing vidette_hang took more than 0.5 s"
 
 
 def test_doctor_gives_the_same_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

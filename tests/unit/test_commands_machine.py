@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.commands.machine import commit, cpu_name, this_machine
+from app.commands.machine import CUDA_PACKAGES, PACKAGES, commit, cpu_name, package_versions, this_machine
 
 
 def test_machine_knows_its_cores_and_packages() -> None:
@@ -17,6 +17,12 @@ def test_machine_knows_its_cores_and_packages() -> None:
     assert machine.memory_bytes > 2**28
     assert machine.cpu
     assert machine.versions["numpy"] is not None
+
+
+def test_cuda_packages_are_listed_only_where_they_are_installed() -> None:
+    assert set(package_versions({"av": "17.0"}.get)) == set(PACKAGES)
+    assert package_versions({"pycuda": "2026.1"}.get)["pycuda"] == "2026.1"
+    assert set(package_versions(lambda name: "1")) == {*PACKAGES, *CUDA_PACKAGES}
 
 
 def test_cpu_name_is_the_kernels(tmp_path: Path) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.cameras.settings import CameraRegistration
-from app.metrics import Metrics
+from app.metrics import GPU_METRICS, Metrics, _gpu_metrics
 from app.service import Service
+from app.types import GpuSnapshot
 from tests.support.app import running_service
+from tests.support.fakes import GpuBackend, make_gpu
 from tests.support.wait import wait_until
 
 
@@ -31,6 +35,45 @@ def test_a_scrape_while_there_is_no_service_shows_the_process_alone() -> None:
 
 def test_two_applications_in_a_process_do_not_collide() -> None:
     assert families(Metrics(lambda: None)) == families(Metrics(lambda: None))
+
+
+def test_a_gpu_that_tells_nothing_has_no_series() -> None:
+    nothing = dict.fromkeys(field.name for field in fields(GpuSnapshot) if field.name not in ("index", "name", "uuid"))
+    assert list(_gpu_metrics([])) == []
+    assert list(_gpu_metrics([make_gpu(0, **nothing)])) == []
+    assert {family.name for family in _gpu_metrics([make_gpu(0, **nothing), make_gpu(1)])} == set(GPU_METRICS)
+
+
+async def test_readings_that_fail_are_logged_and_the_service_goes_on(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(GpuBackend):
+        def gpus(self) -> tuple[GpuSnapshot, ...]:
+            raise RuntimeError("no such sensor")
+
+    async with running_service(data_dir, Broken()) as service:
+        await wait_until(lambda: "the GPU's load cannot be read; it is shown no more" in caplog.text)
+        assert service.samples.gpus == ()
+        assert service.state == "ready"
+
+
+async def test_a_driver_that_hangs_delays_neither_the_service_nor_its_end(data_dir: Path) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Hanging(GpuBackend):
+        def gpus(self) -> tuple[GpuSnapshot, ...]:
+            reading.set()
+            go_on.wait(30)
+            return self.readings
+
+    try:
+        async with running_service(data_dir, Hanging(make_gpu())) as service:
+            await wait_until(reading.is_set)
+            began = time.monotonic()
+        assert time.monotonic() - began < 3
+        assert (service.state, service.samples.gpus) == ("stopped", ())
+    finally:
+        go_on.set()
 
 
 @pytest.fixture

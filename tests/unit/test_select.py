@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 
 from app.backends import select
-from app.backends.select import choose, probe_all, probe_cpu
+from app.backends.cuda.probe import examine
+from app.backends.select import choose, probe_all, probe_cpu, probe_cuda
 from app.errors import BackendUnavailable
+from app.settings import BackendSettings
 from app.types import Availability
 from tests.support.app import make_settings
 
+CUDA, NVDEC = probe_cuda(), examine().nvdec
+
 
 def with_probes(monkeypatch: pytest.MonkeyPatch, **answers: bool) -> None:
-    probes = tuple(
-        (lambda name=name, available=available: Availability(name=name, available=available, reason=f"{name} says so"))
-        for name, available in answers.items()
-    )
+    said = [Availability(name=name, available=yes, reason=f"{name} says so") for name, yes in answers.items()]
+    probes = tuple((lambda _, answer=answer: answer) for answer in said)
     monkeypatch.setattr(select, "PROBES", probes)
 
 
@@ -46,9 +48,39 @@ def test_auto_takes_the_best_available_and_says_what_it_passed_over(
     assert (choice.backend.name, choice.reason) == ("cpu", "the best available (cuda: cuda says so)")
 
 
-def test_a_named_backend_is_never_replaced_by_another_one(data_dir: Path) -> None:
-    with pytest.raises(BackendUnavailable, match="backend cuda is not available: "):
+def test_a_named_backend_is_never_replaced_by_another_one(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_probes(monkeypatch, cuda=False, cpu=True, synthetic=True)
+    with pytest.raises(BackendUnavailable, match="backend cuda is not available: cuda says so"):
         choose(make_settings(data_dir, backend={"device": "cuda"}))
+
+
+@pytest.mark.parametrize(
+    ("backend", "sentence"),
+    [
+        ({"engine": "openvino"}, "backend.engine is openvino, which the cuda backend does not have"),
+        ({"precision": "bf16"}, "backend.precision is bf16, which the cuda backend does not have"),
+    ],
+)
+def test_the_cuda_backend_has_its_own_engines_and_precisions(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, backend: dict[str, str], sentence: str
+) -> None:
+    with_probes(monkeypatch, cuda=True, cpu=True, synthetic=True)
+    with pytest.raises(BackendUnavailable, match=f"^backend cuda is not available: {sentence}$"):
+        choose(make_settings(data_dir, backend={"device": "cuda", **backend}))
+
+
+@pytest.mark.skipif(NVDEC.available, reason="this machine has NVDEC")
+def test_nvdec_that_was_asked_for_is_not_replaced_by_software(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_probes(monkeypatch, cuda=True, cpu=True, synthetic=True)
+    with pytest.raises(BackendUnavailable, match=r"backend\.decoder is nvdec, and that cannot decode here: "):
+        choose(make_settings(data_dir, backend={"device": "cuda", "decoder": "nvdec"}))
+
+
+@pytest.mark.skipif(CUDA.available, reason="this machine has a GPU")
+def test_the_cuda_probe_says_what_this_machine_lacks() -> None:
+    assert CUDA.name == "cuda"
+    assert not CUDA.available
+    assert probe_cuda(BackendSettings(engine="tensorrt_rtx")).name == "cuda"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +88,13 @@ def test_a_named_backend_is_never_replaced_by_another_one(data_dir: Path) -> Non
     [
         ({"device": "cpu", "engine": "tensorrt"}, "backend.engine is tensorrt, which the cpu backend does not have"),
         ({"device": "cpu", "decoder": "nvdec"}, "backend.decoder is nvdec, which the cpu backend does not have"),
+        ({"device": "cpu", "precision": "fp16"}, "backend.precision is fp16, which the cpu backend does not have"),
         ({"device": "synthetic", "engine": "openvino"}, "backend.engine is openvino, which the synthetic backend"),
+        ({"device": "synthetic", "precision": "fp32"}, "backend.precision is fp32, which the synthetic backend"),
+        (
+            {"device": "auto", "engine": "tensorrt_rtx"},
+            "backend.engine is tensorrt_rtx, which the cpu backend does not have; cuda: cuda says so",
+        ),
     ],
 )
 def test_a_setting_of_another_backend_is_an_error(

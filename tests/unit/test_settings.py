@@ -55,8 +55,12 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "cameras.backoff_max_s": 60,
         "backend.device": "auto",
         "backend.engine": "auto",
+        "backend.precision": "auto",
         "backend.contexts": "auto",
         "backend.decoder": "auto",
+        "backend.gpu": 0,
+        "backend.cuda_graphs": True,
+        "backend.memory_budget_mib": "auto",
         "batching.max_size": 16,
         "batching.max_delay_ms": 0,
         "batching.max_age_ms": 500,
@@ -137,6 +141,11 @@ def test_a_file_that_says_nothing_changes_nothing(tmp_path: Path, text: str) -> 
         ("log: {level: loud}", "log.level: input should be 'debug', 'info', 'warning' or 'error', not 'loud'"),
         ("backend: {device: tpu}", "backend.device: "),
         ("backend: {contexts: 0}", "backend.contexts: "),
+        ("backend: {precision: fp64}", "backend.precision: input should be 'auto', 'fp32', 'fp16', 'bf16' or 'int8'"),
+        ("backend: {gpu: -1}", "backend.gpu: input should be greater than or equal to 0, not '-1'"),
+        ("backend: {cuda_graphs: perhaps}", "backend.cuda_graphs: input should be a valid boolean"),
+        ("backend: {memory_budget_mib: 8}", "backend.memory_budget_mib: "),
+        ("backend: {memory_budget_mib: all}", "backend.memory_budget_mib: "),
         ("auth: {mode: token}", "auth.mode: token is not in this version yet"),
         ("batching: {max_delay_ms: 500, max_age_ms: 500}", "batching: max_delay_ms must be less than max_age_ms"),
         ("cameras: {stall_timeout_s: 0}", "cameras.stall_timeout_s: "),
@@ -223,6 +232,17 @@ def test_settings_cannot_be_changed() -> None:
         settings.iou = 0.1  # type: ignore[misc]
     with pytest.raises(ValidationError):
         settings.batching.max_size = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("budget", ["auto", "2048", 2048])
+def test_the_memory_budget_is_a_number_of_mib_or_auto(budget: str | int) -> None:
+    settings = load(overrides={"backend": {"memory_budget_mib": budget}})
+    assert settings.backend.memory_budget_mib == ("auto" if budget == "auto" else 2048)
+
+
+def test_cuda_graphs_are_switched_off_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDETTE_BACKEND__CUDA_GRAPHS", "false")
+    assert load().backend.cuda_graphs is False
 
 
 @pytest.mark.parametrize("contexts", ["auto", "3", 3])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from app.backends.base import OnProgress, unwatched
 from app.backends.cpu.detector import CpuDetector, open_cpu_detector
 from app.backends.ffmpeg.source import PyavSource
 from app.cameras.source import SourceRequest
 from app.settings import Settings
-from app.types import Availability
+from app.types import Availability, GpuSnapshot
 
 
 class CpuBackend:
@@ -23,8 +24,10 @@ class CpuBackend:
     def open_source(self, request: SourceRequest) -> PyavSource:
         return PyavSource(request)
 
-    def open_detector(self) -> CpuDetector:
+    def open_detector(self, on_progress: OnProgress = unwatched) -> CpuDetector:
         contexts, batching = self._settings.backend.contexts, self._settings.batching
+        precision = self._settings.backend.precision
+        on_progress(f"loading {self._settings.model} and measuring how this CPU runs it best")
         return open_cpu_detector(
             self._settings.model,
             self._settings.models_dir,
@@ -33,4 +36,8 @@ class CpuBackend:
             contexts=None if contexts == "auto" else contexts,
             # A size that somebody wrote down is obeyed; the default lets the measurement choose.
             batch=batching.max_size if "max_size" in batching.model_fields_set else None,
+            precision=None if precision == "auto" else precision,
         )
+
+    def gpus(self) -> tuple[GpuSnapshot, ...]:
+        return ()  # even where there is one: what others do on it is not ours to show

@@ -11,6 +11,7 @@ from app.backends.cpu.preprocess import Preprocessor
 from app.backends.ffmpeg.surface import HostSurface
 from app.inference.families.base import Decoder
 from app.inference.found import Found, detections
+from app.nvtx import stage
 from app.types import Detections, Frame, StageTimes
 
 
@@ -26,17 +27,20 @@ class BatchRunner:
     def run(self, frames: Sequence[Frame[HostSurface]], min_scores: Sequence[float]) -> list[Detections]:
         """Detect in a batch of frames. Blocking. Raises `EngineError`."""
         began = time.perf_counter()
-        letterboxes = self._preprocessor.write([frame.surface for frame in frames])
+        with stage("preprocess"):
+            letterboxes = self._preprocessor.write([frame.surface for frame in frames])
         preprocess_s = time.perf_counter() - began
         found: list[Found] = []
         infer_s = postprocess_s = 0.0
         for part in parts(len(frames), self._context.sizes):
             part_began = time.perf_counter()
-            outputs = self._context.infer(part.start, part.stop - part.start)
+            with stage("infer"):
+                outputs = self._context.infer(part.start, part.stop - part.start)
             inferred = time.perf_counter()
-            found += postprocess(
-                outputs, letterboxes[part], decoder=self._decoder, min_scores=min_scores[part], iou=self._iou
-            )
+            with stage("postprocess"):
+                found += postprocess(
+                    outputs, letterboxes[part], decoder=self._decoder, min_scores=min_scores[part], iou=self._iou
+                )
             infer_s += inferred - part_began
             postprocess_s += time.perf_counter() - inferred
         stages = StageTimes(preprocess_s=preprocess_s, infer_s=infer_s, postprocess_s=postprocess_s)

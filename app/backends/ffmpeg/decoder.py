@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, Protocol, TypeAlias
 
 import av
@@ -13,9 +14,9 @@ from av.video.stream import VideoStream
 
 from app.backends.ffmpeg.reader import VideoPacket
 from app.backends.ffmpeg.surface import HostSurface
-from app.backends.ffmpeg.timing import Arrival
+from app.backends.ffmpeg.timing import Arrival, Carried, Dated, Dating
 from app.errors import SourceError, SourceErrorCode
-from app.types import FrameTimes, S, SourceFrame, StreamInfo
+from app.types import S, SourceFrame, StreamInfo
 
 Log: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 _HIGHEST_PLAUSIBLE_FPS = 240.0
@@ -77,33 +78,28 @@ class FrameDecoder:
         self.undecodable = 0
         self.corrupt_frames = 0
         self._context = context
-        self._time_base_s = float(video.time_base or 0)
+        self._dating = Dating(float(video.time_base or 0))
         self._log = log
         self._clock = clock
-        self._spent_s = 0.0  # in the decoder since the last frame came out
-        self._arrival: Arrival | None = None
-        self._decoded = 0  # packets
-        self._first = True  # no picture came out yet
 
     def decode(self, packet: VideoPacket, *, alone: bool) -> list[SourceFrame[HostSurface]]:
         # `skip_frame` would do the same as draining, at the same cost, but with B-frames it holds each keyframe back
         # until one or two more have come.
         if isinstance(packet.opaque, Arrival):
-            self._arrival = packet.opaque
-            self._decoded += 1
+            self._dating.sent(packet.opaque)
         started_at = self._clock()
         pictures = self._pictures(packet)
         if alone:
             pictures += self._drain()
         decoded_at = self._clock()
-        self._spent_s += decoded_at - started_at
-        if pictures and self._first and self._is_undatable(pictures[0]):
-            del pictures[0]
-            self._first = False
-        if not pictures:
-            return []
-        decode_s, self._spent_s = self._spent_s / len(pictures), 0.0
-        return [self._frame(picture, decoded_at=decoded_at, decode_s=decode_s) for picture in pictures]
+        dates = self._dating.date(
+            [Carried(pts=each.pts, arrival=_arrival(each)) for each in pictures],
+            decoded_at=decoded_at,
+            took_s=decoded_at - started_at,
+        )
+        return [
+            self._frame(picture, dated) for picture, dated in zip(pictures, dates, strict=True) if dated is not None
+        ]
 
     def close(self) -> None:
         """Nothing to do: FFmpeg's decoder goes with its container, which the reader closes."""
@@ -125,44 +121,29 @@ class FrameDecoder:
         finally:
             self._context.flush_buffers()
 
-    def _frame(self, picture: VideoFrame, *, decoded_at: float, decode_s: float) -> SourceFrame[HostSurface]:
+    def _frame(self, picture: VideoFrame, dated: Dated) -> SourceFrame[HostSurface]:
         self._describe(picture)
         self.corrupt_frames += picture.is_corrupt
-        arrival = picture.opaque if isinstance(picture.opaque, Arrival) else self._arrival
-        assert arrival is not None  # no picture without a packet
-        return SourceFrame(
-            pts_s=self._date(picture),
-            times=FrameTimes(
-                arrived_at=arrival.at,
-                decoded_at=decoded_at,
-                decode_s=decode_s,
-                captured_utc=arrival.captured_utc,
-                clock=arrival.clock,
-            ),
-            surface=HostSurface(picture),
-        )
-
-    def _is_undatable(self, picture: VideoFrame) -> bool:
-        # FFmpeg leaves a camera's first packet undated. With B-frames its picture comes out some packets later, and
-        # the clock's zero says nothing of it: better one picture less than a clock that goes back.
-        return picture.pts is None and self._decoded > 1
-
-    def _date(self, picture: VideoFrame) -> float | None:
-        first, self._first = self._first, False
-        if picture.pts is not None:
-            return picture.pts * self._time_base_s
-        # A camera's clock starts with its first packet, within a few milliseconds.
-        return 0.0 if first else None
+        return SourceFrame(pts_s=dated.pts_s, times=dated.times, surface=HostSurface(picture))
 
     def _describe(self, picture: VideoFrame) -> None:
         known = self.info
         if known is not None and (known.width, known.height) == (picture.width, picture.height):
             return
-        declared = float(self._context.framerate or 0)
         self.info = StreamInfo(
             codec=self._context.codec.canonical_name,
             width=picture.width,
             height=picture.height,
-            declared_fps=declared if 0 < declared <= _HIGHEST_PLAUSIBLE_FPS else None,
+            declared_fps=plausible_fps(self._context.framerate),
             decoder="software",
         )
+
+
+def plausible_fps(declared: Fraction | None) -> float | None:
+    """The frame rate that a stream declares, None when it declares none that can be."""
+    fps = float(declared or 0)
+    return fps if 0 < fps <= _HIGHEST_PLAUSIBLE_FPS else None
+
+
+def _arrival(picture: VideoFrame) -> Arrival | None:
+    return picture.opaque if isinstance(picture.opaque, Arrival) else None

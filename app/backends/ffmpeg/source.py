@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
@@ -18,6 +19,7 @@ from app.cameras.doctor import StreamStep
 from app.cameras.source import SourceRequest
 from app.errors import SourceError, SourceErrorCode
 from app.logs import camera_logger
+from app.nvtx import stage
 from app.types import S, SourceFrame, StreamInfo
 
 
@@ -161,19 +163,31 @@ class FfmpegSource(Generic[S]):
             if reader.lag.shedding:
                 self._log.warning("reading fell behind the camera; skipping up to its newest keyframe")
             return
-        frames = decoder.decode(packet, alone=decode is Decode.ALONE)
+        with stage("decode"):
+            frames = decoder.decode(packet, alone=decode is Decode.ALONE)
         if not frames:
             reader.check_stall()
             return
         reader.progressed()
         self._frames += len(frames)
         self._announce("frame")
-        yield from frames
+        yield from _hand_over(frames)
 
     def _announce(self, step: StreamStep) -> None:
         if self._on_step is not None and step not in self._steps:
             self._steps.add(step)
             self._on_step(step)
+
+
+def _hand_over(frames: Iterable[SourceFrame[S]]) -> Iterator[SourceFrame[S]]:
+    """Yield frames; those that nobody came for any more are released."""
+    left = deque(frames)
+    try:
+        while left:
+            yield left.popleft()
+    finally:
+        for frame in left:
+            frame.surface.release()
 
 
 class PyavSource(FfmpegSource[HostSurface]):

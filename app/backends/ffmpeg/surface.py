@@ -96,6 +96,16 @@ class HostSurface:
         y, u, v = (_view(plane) for plane in frame.planes)
         return YuvPlanes(y=y, u=u, v=v, full_range=self.full_range, matrix=self.matrix)
 
+    def as_planes(self) -> YuvPlanes:
+        """`planes`, of a converted copy when the pixels are anything else than 8-bit planar YUV (not BGR images)."""
+        planes = self.planes()
+        if planes is None:
+            if self._frame is None:
+                raise ValueError("the surface holds no decoded frame")
+            planes = HostSurface(self._frame.reformat(format="yuv420p", threads=1)).planes()
+            assert planes is not None
+        return planes
+
     def to_bgr(self) -> BgrImage:
         """Copy the picture out as u8[height, width, 3] BGR. Blocking, 0.5 ms for 720p."""
         if self._image is not None:

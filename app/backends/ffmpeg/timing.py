@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from app.types import Clock
+from app.types import Clock, FrameTimes
 
 # Between these two the reader's lag counts as jitter: it is neither shed nor finished shedding.
 SHED_ABOVE_S = 1.0
@@ -34,6 +35,77 @@ def date_packet(*, at: float, utc: float, lag_s: float, sender_utc: float | None
     if sender_utc is not None and sender_utc >= _OLDEST_PLAUSIBLE_UTC:
         return Arrival(at=at, captured_utc=sender_utc, clock="rtcp")
     return Arrival(at=at, captured_utc=utc - lag_s, clock="arrival")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """What a decoded picture has from the packet that carried it."""
+
+    pts: int | None
+    arrival: Arrival | None  # None: the decoder lost it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dated:
+    """When a picture happened; `pts_s` by the stream's own clock, None when that is not known."""
+
+    pts_s: float | None
+    times: FrameTimes
+
+
+class Dating:
+    """Dates the pictures of one stream, whatever decodes it."""
+
+    def __init__(self, time_base_s: float) -> None:
+        self._time_base_s = time_base_s
+        self._spent_s = 0.0  # in the decoder since the last picture came out
+        self._newest: Arrival | None = None
+        self._packets = 0
+        self._first = True  # no picture came out yet
+
+    def sent(self, arrival: Arrival) -> None:
+        """Take note of a packet that goes into the decoder."""
+        self._newest = arrival
+        self._packets += 1
+
+    def date(self, pictures: Sequence[Carried], *, decoded_at: float, took_s: float) -> list[Dated | None]:
+        """Date what came out of the decoder after `took_s` more of its time. None: leave this picture out."""
+        self._spent_s += took_s
+        first, count = 0, len(pictures)
+        if pictures and self._first and self._is_undatable(pictures[0]):
+            self._first = False
+            first = 1
+        if first == count:
+            return [None] * count
+        decode_s, self._spent_s = self._spent_s / (count - first), 0.0
+        dated = [self._date(each, decoded_at=decoded_at, decode_s=decode_s) for each in pictures[first:]]
+        return [None] * first + dated
+
+    def _is_undatable(self, picture: Carried) -> bool:
+        # FFmpeg leaves a camera's first packet undated. With B-frames its picture comes out some packets later, and
+        # the clock's zero says nothing of it: better one picture less than a clock that goes back.
+        return picture.pts is None and self._packets > 1
+
+    def _date(self, picture: Carried, *, decoded_at: float, decode_s: float) -> Dated:
+        arrival = picture.arrival or self._newest
+        assert arrival is not None  # no picture without a packet
+        return Dated(
+            pts_s=self._pts_s(picture),
+            times=FrameTimes(
+                arrived_at=arrival.at,
+                decoded_at=decoded_at,
+                decode_s=decode_s,
+                captured_utc=arrival.captured_utc,
+                clock=arrival.clock,
+            ),
+        )
+
+    def _pts_s(self, picture: Carried) -> float | None:
+        first, self._first = self._first, False
+        if picture.pts is not None:
+            return picture.pts * self._time_base_s
+        # A camera's clock starts with its first packet, within a few milliseconds.
+        return 0.0 if first else None
 
 
 class LagMeter:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from app.backends.base import OnProgress, unwatched
 from app.backends.synthetic.detector import SyntheticDetector
 from app.backends.synthetic.source import SyntheticSource
 from app.cameras.source import SourceRequest
-from app.types import Availability
+from app.types import Availability, GpuSnapshot
 
 
 class SyntheticBackend:
@@ -22,5 +23,8 @@ class SyntheticBackend:
     def open_source(self, request: SourceRequest) -> SyntheticSource:
         return SyntheticSource(request)
 
-    def open_detector(self) -> SyntheticDetector:
+    def open_detector(self, on_progress: OnProgress = unwatched) -> SyntheticDetector:
         return self.detector
+
+    def gpus(self) -> tuple[GpuSnapshot, ...]:
+        return ()
