@@ -57,7 +57,8 @@ def _best(decoder: Decoder, outputs: Sequence[FloatArray], min_score: float, iou
     """A frame's candidates that reach its score and survive NMS, best first, in input pixels."""
     found = decoder.decode(outputs, min_score)
     found = _pick(found, by_score(found.scores))
-    return _pick(found, nms(found.boxes, found.class_ids, iou)[:MAX_BOXES]) if decoder.needs_nms else found
+    rows = nms(found.boxes, found.class_ids, iou) if decoder.needs_nms else np.arange(len(found.scores))
+    return _pick(found, rows[:MAX_BOXES])
 
 
 def _pick(candidates: Candidates, rows: NDArray[np.intp]) -> Candidates:
