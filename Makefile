@@ -11,10 +11,10 @@ COVERAGE ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check bench lock format clean
+.PHONY: help install demo test lint check bench cuda-wheels lock format clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed  ## make .venv with the locked packages of the CPU build
 
@@ -36,11 +36,15 @@ lint: $(VENV)/.tested  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: lint  ## what CI runs: lint, all tests, coverage
+check: lint cuda-wheels  ## what CI runs: lint, all tests, coverage
 	$(MAKE) test COVERAGE=1
 
 bench: install  ## measure this machine (ARGS="--cameras 8 --seconds 30 --out bench.json")
 	@$(BIN)/python scripts/bench.py $(ARGS)
+
+cuda-wheels: $(VENV)/.tested  ## install NVIDIA's packages in .cache/cuda, for the tests that read them (0.7 GB, no GPU)
+	@mkdir -p $(TMPDIR)
+	@$(BIN)/python scripts/cuda_wheels.py $(ARGS)
 
 format: $(VENV)/.tested  ## let ruff format and mend the code
 	$(BIN)/ruff format .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -9,8 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.backends.cuda.driver import Copy2D, DeviceMemory, Driver, Stream
+from app.backends.cuda.engine import ElementType
+from app.backends.cuda.kernels import Letterbox, load_kernels
+from app.backends.cuda.memory import Blocks
+from app.backends.cuda.pictures import PictureTable
 from app.backends.cuda.surface import DevicePlanes
 from app.inference.colour import ColorMatrix
+from app.inference.model import ModelSpec
 
 Layout: TypeAlias = Literal["nv12", "p016", "planar", "planar10"]
 LAYOUTS: tuple[Layout, ...] = ("nv12", "p016", "planar", "planar10")
@@ -109,3 +116,36 @@ def random_samples(
     chroma = (-(-height // (1 + halve[1])), -(-width // (1 + halve[0])))
     planes = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((height, width), chroma, chroma)]
     return Samples(y=planes[0], u=planes[1], v=planes[2], full_range=full_range, matrix=matrix)
+
+
+def letterboxed(
+    driver: Driver,
+    spec: ModelSpec,
+    pictures: Sequence[tuple[Samples, Layout, int]],
+    *,
+    element: ElementType = "f32",
+    rows: int | None = None,
+) -> NDArray[Any]:
+    """[rows, 3, height, width] as the kernel leaves it, for pictures of (samples, layout, slack)."""
+    rows = rows or len(pictures)
+    shape = (rows, 3, spec.input_height, spec.input_width)
+    dtype = np.dtype({"f32": np.float32, "f16": np.float16}[element])
+    nbytes, table_bytes = int(np.prod(shape)) * dtype.itemsize, PictureTable.nbytes(rows)
+    stream = driver.stream()
+    with ExitStack() as stack:
+        blocks = stack.enter_context(Blocks(driver, owner="a test"))
+        uploaded = []
+        for samples, layout, slack in pictures:
+            uploaded.append(UploadedPicture(driver, samples, layout, slack=slack, stream=stream))
+            stack.callback(uploaded[-1].close)
+        host, table = blocks.pinned(table_bytes, "pictures"), blocks.device(table_bytes, "pictures")
+        PictureTable(spec, host.array, rows).write(uploaded, [0.25] * len(uploaded), rows=rows)
+        driver.copy_in(table, host.address, table_bytes, stream=stream)
+        target, back = blocks.device(nbytes, "input"), blocks.pinned(nbytes, "input")
+        letterbox = Letterbox(load_kernels(driver), spec, element)
+        letterbox.launch(table=table, target=target, batch=rows, stream=stream)
+        driver.copy_out(back.address, target, nbytes, stream=stream)
+        stream.synchronize()
+        result: NDArray[Any] = back.array.view(dtype).reshape(shape).copy()
+    stream.close()
+    return result

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.backends.cuda.driver import Driver
 from app.backends.cuda.engine import ElementType, TensorInfo
 from app.backends.cuda.kernels import Postprocess, load_kernels
+from app.backends.cuda.memory import Blocks
 from app.backends.cuda.pictures import PictureTable
 from app.backends.cuda.slab import IMAGE_BYTES, read_slab
 from app.backends.cuda.surface import DevicePlanes
@@ -22,7 +24,6 @@ from app.inference.found import Found
 from app.inference.geometry import Placement
 from app.inference.model import ModelSpec
 from app.types import FloatArray
-from tests.support.host_driver import HostDriver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +159,7 @@ class Answer:
 
 
 def postprocess_on(
-    driver: HostDriver,
+    driver: Driver,
     head: Head,
     outputs: Sequence[NDArray[Any]],
     sizes: Sequence[tuple[int, int]],
@@ -173,29 +174,27 @@ def postprocess_on(
     batch = len(outputs[0])
     spec = head.spec(placement)
     stream = driver.stream()
-    host, table = driver.allocate_pinned(PictureTable.nbytes(batch)), driver.allocate(PictureTable.nbytes(batch))
-    pictures = [BlackPicture(width=width, height=height) for width, height in sizes]
-    PictureTable(spec, host.array, batch).write(pictures, min_scores, rows=batch)
-    driver.copy_in(table.address, host.address, table.nbytes, stream=stream)
-    tensors = []
-    for output in outputs:
-        tensors.append(driver.allocate(output.nbytes))
-        tensors[-1].array[:] = np.ascontiguousarray(output).view(np.uint8).reshape(-1)
-    kernels = Postprocess(load_kernels(driver), spec, head.tensors(element), iou=iou)
-    scratch, slab = driver.allocate(kernels.scratch_bytes(batch)), driver.allocate(batch * IMAGE_BYTES)
-    for _ in range(launches):
-        kernels.launch(
-            table=table.address,
-            outputs=[tensor.address for tensor in tensors],
-            scratch=scratch.address,
-            slab=slab.address,
-            batch=batch,
-            stream=stream,
-        )
-    stream.synchronize()
-    left = slab.array.copy()
-    for memory in (host, table, scratch, slab, *tensors):
-        memory.close()
+    with Blocks(driver, owner="a test") as blocks:
+        table = blocks.pinned(PictureTable.nbytes(batch), "pictures")
+        pictures = [BlackPicture(width=width, height=height) for width, height in sizes]
+        PictureTable(spec, table.array, batch).write(pictures, min_scores, rows=batch)
+
+        def on_device(array: NDArray[Any]) -> int:
+            staged = blocks.pinned(array.nbytes, "tensor")
+            staged.array[:] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+            address = blocks.device(array.nbytes, "tensor")
+            driver.copy_in(address, staged.address, array.nbytes, stream=stream)
+            return address
+
+        device_table, tensors = on_device(table.array), [on_device(output) for output in outputs]
+        kernels = Postprocess(load_kernels(driver), spec, head.tensors(element), iou=iou)
+        scratch = blocks.device(kernels.scratch_bytes(batch), "scratch")
+        slab, back = blocks.device(batch * IMAGE_BYTES, "slab"), blocks.pinned(batch * IMAGE_BYTES, "slab")
+        for _ in range(launches):
+            kernels.launch(table=device_table, outputs=tensors, scratch=scratch, slab=slab, batch=batch, stream=stream)
+        driver.copy_out(back.address, slab, batch * IMAGE_BYTES, stream=stream)
+        stream.synchronize()
+        left = back.array.copy()
     stream.close()
     headers = left.reshape(batch, IMAGE_BYTES)[:, :16].copy().view(np.int32)
     assert not headers[:, 2:].any()  # no masks yet

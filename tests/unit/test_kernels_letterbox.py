@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 
 from app.backends.cpu.preprocess import Preprocessor
 from app.backends.cuda.engine import ElementType
-from app.backends.cuda.kernels import Letterbox, load_kernels
-from app.backends.cuda.pictures import PictureTable
 from app.backends.ffmpeg.surface import HostSurface
 from app.inference.colour import ColorMatrix
 from app.inference.families.base import Colour
 from app.inference.model import ModelSpec
-from tests.support.device_pictures import LAYOUTS, Layout, Samples, UploadedPicture, random_samples
+from tests.support.device_pictures import LAYOUTS, Layout, Samples, letterboxed, random_samples
 from tests.support.host_driver import HostDriver
 
 SPEC = ModelSpec(
@@ -46,7 +44,6 @@ SPEC = ModelSpec(
 )
 # Levels of 0..255. Measured over these tests: 1.02e-4 at most in f32.
 TOLERANCE: dict[ElementType, float] = {"f32": 2e-4, "f16": 0.0627}  # half of f16's step below 256, and a little
-NUMPY = {"f32": np.float32, "f16": np.float16}
 # Weights of red and blue: ITU-R BT.601, BT.709, BT.2020.
 LUMA = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 
@@ -57,38 +54,6 @@ def driver() -> Iterator[HostDriver]:
     with driver.bound():
         yield driver
     driver.close()
-
-
-def run(
-    driver: HostDriver,
-    spec: ModelSpec,
-    pictures: Sequence[tuple[Samples, Layout, int]],
-    *,
-    element: ElementType = "f32",
-    rows: int | None = None,
-) -> NDArray[Any]:
-    """[rows, 3, height, width] as the kernel leaves it, for pictures of (samples, layout, slack)."""
-    rows = rows or len(pictures)
-    shape = (rows, 3, spec.input_height, spec.input_width)
-    stream = driver.stream()
-    host = driver.allocate_pinned(PictureTable.nbytes(rows))
-    table = driver.allocate(PictureTable.nbytes(rows))
-    target = driver.allocate(int(np.prod(shape)) * np.dtype(NUMPY[element]).itemsize)
-    uploaded = [
-        UploadedPicture(driver, samples, layout, slack=slack, stream=stream) for samples, layout, slack in pictures
-    ]
-    PictureTable(spec, host.array, rows).write(uploaded, [0.25] * len(uploaded), rows=rows)
-    driver.copy_in(table.address, host.address, table.nbytes, stream=stream)
-    letterbox = Letterbox(load_kernels(driver), spec, element)
-    letterbox.launch(table=table.address, target=target.address, batch=rows, stream=stream)
-    stream.synchronize()
-    result: NDArray[Any] = target.array.view(NUMPY[element]).reshape(shape).copy()
-    for picture in uploaded:
-        picture.close()
-    for memory in (target, table, host):
-        memory.close()
-    stream.close()
-    return result
 
 
 def expected(spec: ModelSpec, samples: Samples) -> NDArray[np.float64]:
@@ -143,7 +108,7 @@ def test_every_layout_and_colour_space_becomes_rgb(
     driver: HostDriver, element: ElementType, layout: Layout, matrix: ColorMatrix, full_range: bool
 ) -> None:
     samples = random_samples(np.random.default_rng(0), 101, 67, full_range=full_range, matrix=matrix)
-    (got,) = run(driver, SPEC, [(samples, layout, 5)], element=element)
+    (got,) = letterboxed(driver, SPEC, [(samples, layout, 5)], element=element)
     assert worst(got, SPEC, samples) < TOLERANCE[element]
 
 
@@ -151,7 +116,7 @@ def test_every_layout_and_colour_space_becomes_rgb(
 def test_chroma_of_any_subsampling_is_scaled_by_itself(driver: HostDriver, halve: tuple[bool, bool]) -> None:
     samples = random_samples(np.random.default_rng(1), 97, 55, halve=halve)
     for layout in LAYOUTS:
-        (got,) = run(driver, SPEC, [(samples, layout, 0)])
+        (got,) = letterboxed(driver, SPEC, [(samples, layout, 0)])
         assert worst(got, SPEC, samples) < TOLERANCE["f32"]
 
 
@@ -186,7 +151,7 @@ def test_any_size_and_pitch_fits_any_input(
     samples = random_samples(np.random.default_rng(seed), width, height, halve=halve)
     driver = HostDriver()
     with driver.bound():
-        (got,) = run(driver, spec, [(samples, layout, slack)], element=element)
+        (got,) = letterboxed(driver, spec, [(samples, layout, slack)], element=element)
     driver.close()
     assert worst(got, spec, samples) < TOLERANCE[element]
 
@@ -196,7 +161,7 @@ def test_a_wide_source_is_scaled_without_drift(driver: HostDriver, source_width:
     """Where a float of 24 bits no longer tells every position from the next."""
     spec = replace(SPEC, input_width=input_width, input_height=9)
     samples = random_samples(np.random.default_rng(2), source_width, 3)
-    (got,) = run(driver, spec, [(samples, "nv12", 1)])
+    (got,) = letterboxed(driver, spec, [(samples, "nv12", 1)])
     assert worst(got, spec, samples) < TOLERANCE["f32"]
 
 
@@ -204,7 +169,7 @@ def test_a_wide_source_is_scaled_without_drift(driver: HostDriver, source_width:
 def test_pixels_and_padding_are_normalised_per_channel(driver: HostDriver, element: ElementType) -> None:
     spec = replace(SPEC, colour="bgr", pad=7, mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395))
     samples = random_samples(np.random.default_rng(3), 40, 200)
-    (got,) = run(driver, spec, [(samples, "nv12", 0)], element=element)
+    (got,) = letterboxed(driver, spec, [(samples, "nv12", 0)], element=element)
     assert worst(got, spec, samples) < TOLERANCE[element]
     wanted = (7 - np.array(spec.mean)) / np.array(spec.std)
     assert got[:, 0, 0].tolist() == pytest.approx(wanted, rel=1e-3 if element == "f16" else 1e-6)
@@ -218,7 +183,7 @@ def test_a_batch_of_mixed_pictures_is_one_launch(driver: HostDriver) -> None:
         (random_samples(rng, 33, 150, halve=(True, False), matrix="bt709"), LAYOUTS[2], 1),
         (random_samples(rng, 151, 31, full_range=True), LAYOUTS[3], 0),
     ]
-    got = run(driver, SPEC, batch)
+    got = letterboxed(driver, SPEC, batch)
     assert driver.launches == {"letterbox_f32": 1}
     for image, (samples, _, _) in zip(got, batch, strict=True):
         assert worst(image, SPEC, samples) < TOLERANCE["f32"]
@@ -226,7 +191,7 @@ def test_a_batch_of_mixed_pictures_is_one_launch(driver: HostDriver) -> None:
 
 def test_blank_rows_are_left_as_they_were(driver: HostDriver) -> None:
     samples = random_samples(np.random.default_rng(5), 64, 48)
-    got = run(driver, SPEC, [(samples, "nv12", 0)], rows=4)
+    got = letterboxed(driver, SPEC, [(samples, "nv12", 0)], rows=4)
     assert np.isfinite(got[0]).all()
     assert np.isnan(got[1:]).all()  # as fresh memory of the host driver is
 
@@ -246,7 +211,7 @@ def test_the_cpu_backend_sees_the_same_picture(driver: HostDriver, pixels: str, 
     planes = surface.planes()
     assert planes is not None
     samples = Samples(y=planes.y, u=planes.u, v=planes.v, full_range=planes.full_range, matrix=planes.matrix)
-    (got,) = run(driver, SPEC, [(samples, "planar", 0)])
+    (got,) = letterboxed(driver, SPEC, [(samples, "planar", 0)])
     cpu = Preprocessor(SPEC, 1)
     cpu.write([surface])
     differences = np.abs(got - cpu.images[0].transpose(2, 0, 1))
