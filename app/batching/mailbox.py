@@ -10,6 +10,7 @@ from typing import Generic
 from app.batching.policy import BatchPolicy, CloseReason, Decision, Waiting, finish_tag, next_tag
 from app.cameras.lane import Lane
 from app.cameras.ledger import DropReason
+from app.errors import DeviceLost
 from app.types import Frame, S
 
 
@@ -51,6 +52,7 @@ class Mailbox(Generic[S]):
         self._virtual_now = 0.0
         self._wanted = False
         self._closed = False
+        self._lost: DeviceLost | None = None
 
     def add(self, lane: Lane) -> None:
         with self._lock:
@@ -83,9 +85,20 @@ class Mailbox(Generic[S]):
         if wake:
             self._on_frame()
 
-    def take(self, now: float, *, draining: bool = False) -> tuple[Batch[S] | None, float | None]:
-        """A batch for a free context, or None and how many seconds to wait (None: until `on_frame`)."""
+    def device_lost(self, error: DeviceLost) -> None:
+        """No camera can deliver any more: the next `take` raises the error. Any thread."""
         with self._lock:
+            self._lost = error
+        self._on_frame()
+
+    def take(self, now: float, *, draining: bool = False) -> tuple[Batch[S] | None, float | None]:
+        """A batch for a free context, or None and how many seconds to wait (None: until `on_frame`).
+
+        Raises `DeviceLost` when a camera has found that the device is gone.
+        """
+        with self._lock:
+            if self._lost is not None:
+                raise self._lost
             # A camera with a frame in each context waits: behind a slow one its results would pile up without bound.
             slots = [s for s in self._slots.values() if s.frame is not None and s.lane.under_way < self._contexts]
             decision = self._policy.decide([_waiting(slot) for slot in slots], now=now, draining=draining)

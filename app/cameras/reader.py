@@ -12,7 +12,7 @@ from app.cameras.backoff import Backoff
 from app.cameras.gate import RateGate
 from app.cameras.lane import Lane
 from app.cameras.source import FrameSource, SourceRequest
-from app.errors import SourceError, SourceErrorCode
+from app.errors import DeviceLost, SourceError, SourceErrorCode
 from app.logs import camera_logger
 from app.types import Frame, S, SourceFrame, StreamInfo
 
@@ -23,6 +23,10 @@ class Mailslot(Protocol[S]):
     """Where a reader leaves its frames."""
 
     def offer(self, lane: Lane, frame: Frame[S], now: float) -> None: ...
+
+    def device_lost(self, error: DeviceLost) -> None:
+        """Tell that no camera can deliver any more."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +139,10 @@ class Reader(Generic[S]):
         except SourceError as exc:
             run_s = 0.0 if running_at is None else self._clock() - running_at
             return exc, self._delay(exc, run_s)
+        except DeviceLost as exc:  # waiting would not help: the whole service has to start anew
+            self._log.error("%s", exc)
+            self._mailbox.device_lost(exc)
+            return SourceError(SourceErrorCode.INTERNAL, "the device was lost"), self._backoff.longest()
         except Exception as exc:  # a supervisor's catch: no camera may end with a thread that died silently
             self._log.exception("an unexpected error ended the connection")
             message = f"an unexpected {type(exc).__name__} ended the connection; the log has the details"

@@ -218,6 +218,19 @@ async def test_a_lost_device_ends_the_batcher_with_its_ledgers_balanced() -> Non
         assert lane.counts().in_flight == other.counts().in_flight == 0
 
 
+async def test_a_device_that_a_camera_found_lost_ends_the_batcher_though_no_frame_comes() -> None:
+    async with bench() as b:
+        b.camera("a")
+        await asyncio.sleep(0)
+        b.batcher.mailbox.device_lost(DeviceLost("the GPU fell off the bus"))
+        with pytest.raises(BaseException) as caught:
+            await asyncio.wait_for(b.task, 5)
+        error: BaseException = caught.value
+        while hasattr(error, "exceptions"):
+            error = error.exceptions[0]
+        assert isinstance(error, DeviceLost)
+
+
 async def test_batches_in_flight_finish_before_the_batcher_ends() -> None:
     async with bench() as b:
         lane = b.camera("a")

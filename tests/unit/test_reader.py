@@ -16,7 +16,7 @@ from app.cameras.backoff import Backoff
 from app.cameras.lane import Lane, LaneSettings
 from app.cameras.reader import Reader, ReaderReport
 from app.cameras.source import SourceRequest
-from app.errors import SourceError, SourceErrorCode
+from app.errors import DeviceLost, SourceError, SourceErrorCode
 from tests.support.fakes import FakeClock, ScriptedSource, Step, SyntheticFrame, make_source_frame
 from tests.support.wait import wait_in_thread
 
@@ -28,9 +28,13 @@ class Slot:
     """Keeps what was offered."""
 
     frames: list[SyntheticFrame] = field(default_factory=list)
+    lost: list[DeviceLost] = field(default_factory=list)
 
     def offer(self, lane: Lane, frame: SyntheticFrame, now: float) -> None:
         self.frames.append(frame)
+
+    def device_lost(self, error: DeviceLost) -> None:
+        self.lost.append(error)
 
 
 class TickingClock(FakeClock):
@@ -157,6 +161,15 @@ def test_a_source_that_cannot_even_be_made_is_an_error_of_its_camera() -> None:
         wait_in_thread(lambda: len(w.slot.frames) == 1)
         codes = [report.error.code.value for report in w.reports if report.error is not None]
         assert codes[:2] == ["forbidden_url", "internal"]
+
+
+def test_a_lost_device_is_told_to_whoever_can_end_the_service() -> None:
+    lost = DeviceLost("the GPU fell off the bus")
+    with reading([make_source_frame(), lost]) as watch:
+        wait_in_thread(lambda: watch.slot.lost == [lost])
+        wait_in_thread(lambda: watch.states[-1] == "retrying")
+        error = watch.reports[-1].error
+        assert error is not None and (error.code, error.message) == (SourceErrorCode.INTERNAL, "the device was lost")
 
 
 def test_the_time_that_frames_came_is_the_length_of_the_run() -> None:
