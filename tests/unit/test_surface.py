@@ -9,6 +9,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from app.backends.ffmpeg.surface import HostSurface
+from app.inference.colour import yuv_to_rgb
 from app.types import Surface
 
 
@@ -59,6 +60,32 @@ def test_other_pixels_have_no_planes_but_a_picture(pixels: str) -> None:
     surface = HostSurface(_frame(pixels))
     assert surface.planes() is None
     assert surface.to_bgr().shape == (18, 34, 3)
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj422p", "yuv444p"])
+def test_planes_that_are_there_need_no_conversion(pixels: str) -> None:
+    frame = _frame(pixels)
+    assert HostSurface(frame).as_planes().v.__array_interface__["data"][0] == frame.planes[2].buffer_ptr
+
+
+@pytest.mark.parametrize("pixels", ["nv12", "yuv420p10le", "yuv422p10le", "rgb24", "gray", "gbrp"])
+@pytest.mark.parametrize("color_range", [ColorRange.MPEG, ColorRange.JPEG])
+def test_other_pixels_are_converted_to_planes_of_the_same_picture(pixels: str, color_range: ColorRange) -> None:
+    smooth = np.add.outer(np.arange(18) * 6, np.arange(34) * 3)[..., None] + np.array([0, 20, 40])
+    frame = av.VideoFrame.from_ndarray(smooth.astype(np.uint8), format="bgr24").reformat(format=pixels)
+    if not frame.format.is_rgb:
+        frame.color_range = color_range
+    planes = HostSurface(frame).as_planes()
+    assert planes.y.shape == (18, 34) and planes.u.shape == planes.v.shape == (9, 17)
+    up = [planes.y, *(each.repeat(2, 0).repeat(2, 1) for each in (planes.u, planes.v))]
+    matrix = yuv_to_rgb(planes.matrix, planes.full_range, "bgr")
+    again = np.clip(np.stack(up, -1) @ matrix[:, :3].T + matrix[:, 3], 0, 255)
+    assert np.abs(again - HostSurface(frame).to_bgr()).mean() < 3
+
+
+def test_a_surface_without_a_frame_has_nothing_to_convert() -> None:
+    with pytest.raises(ValueError, match="no decoded frame"):
+        HostSurface.from_bgr(_picture()).as_planes()
 
 
 def test_to_bgr_gives_back_what_was_encoded() -> None:
