@@ -120,19 +120,40 @@ class PooledDetector(Generic[S]):
 
     def _work(self, runner: Runner[S]) -> None:
         """A thread's life: one batch after the other, until it is told to stop."""
-        with self._in_thread():
-            while isinstance(job := self._jobs.get(), _Job):
-                _detect(runner, job)
-            try:
-                runner.close()
-                with self._lock:
-                    self._open -= 1
-                    last = not self._open
-                if last:
-                    self._on_closed()
-            except Exception:
-                log.exception("detector: a context could not be freed")
-        _answer(job.future, job.future.set_result, None)
+        stop: _Stop | None = None
+        try:
+            with self._in_thread():
+                stop = self._serve(runner)
+                try:
+                    runner.close()
+                finally:
+                    self._closed_one()
+        except Exception as exc:  # whoever waits for this thread must have an answer all the same
+            log.exception("detector: a context could not be bound or freed")
+            if stop is None:
+                stop = self._refuse(exc)
+                with contextlib.suppress(Exception):  # without its device the thread frees what it can
+                    self._closed_one()
+        _answer(stop.future, stop.future.set_result, None)
+
+    def _serve(self, runner: Runner[S]) -> _Stop:
+        while isinstance(job := self._jobs.get(), _Job):
+            _detect(runner, job)
+        return job
+
+    def _refuse(self, exc: Exception) -> _Stop:
+        """Fail every batch that comes to a thread which has no device."""
+        error = exc if isinstance(exc, EngineError) else EngineError(f"a context has no device: {exc}")
+        while isinstance(job := self._jobs.get(), _Job):
+            _answer(job.future, job.future.set_exception, error)
+        return job
+
+    def _closed_one(self) -> None:
+        with self._lock:
+            self._open -= 1
+            last = not self._open
+        if last:
+            self._on_closed()
 
 
 def _detect(runner: Runner[S], job: _Job[S]) -> None:

@@ -32,6 +32,7 @@ CAMERA_FIELDS = {
     "min_score",
     "classes",
     "labels",
+    "declared",
     "status",
 }
 STATUS_FIELDS = {
@@ -99,6 +100,7 @@ async def test_a_camera_shows_what_was_registered_and_its_defaults(shared: Runni
         "min_score": None,
         "classes": None,
         "labels": {},
+        "declared": False,
     }
     given: dict[str, Any] = {
         "name": "Südtor",

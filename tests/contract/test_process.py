@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from app.backends.select import probe_cpu
-from app.cameras.store import APPLICATION_ID
+from app.cameras.database import APPLICATION_ID
 from tests.support.serve_process import ROOT, ServeProcess
 from tests.support.wait import wait_in_thread
 

@@ -14,7 +14,19 @@ APP = Path(__file__).resolve().parents[2] / "app"
 # Rooms that may: the backends, the simulator, and the commands, which run both.
 OUTSIDE = ("backends/", "simulator/", "commands/")
 DEVICE_LIBRARIES = frozenset(
-    {"av", "openvino", "onnx", "tensorrt", "pycuda", "PyNvVideoCodec", "cuda", "pynvml", "torch"}
+    {
+        "av",
+        "openvino",
+        "onnx",
+        "onnxruntime",
+        "tensorrt",
+        "tensorrt_rtx",
+        "pycuda",
+        "PyNvVideoCodec",
+        "cuda",
+        "pynvml",
+        "torch",
+    }
 )
 # What may import what besides: pictures are drawn in one place, and ONNX files are read in the model's room.
 ALLOWED = {"results/drawing.py": {"cv2"}, "inference/onnx_file.py": {"onnx"}, "inference/onnx_batch.py": {"onnx"}}

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.cameras.database import APPLICATION_ID, FILE_NAME, MIGRATIONS
 from app.cameras.settings import CameraSettings
-from app.cameras.store import APPLICATION_ID, FILE_NAME, MIGRATIONS, CameraStore
+from app.cameras.store import CameraStore
 from app.errors import StoreError
 
 PASSWORD = " p@ss:w/ö#%?\\\"' "
@@ -166,7 +167,7 @@ async def test_a_newer_database_is_refused_and_left_as_it_is(data_dir: Path) -> 
     )
     before = digest(path)
     assert await refusal(data_dir) == (
-        f"{path}: the camera database has version 99, written by a newer Vidette; this one knows versions up to 1"
+        f"{path}: the camera database has version 99, written by a newer Vidette; this one knows versions up to 2"
     )
     assert digest(path) == before
 
@@ -247,7 +248,7 @@ async def test_an_upgrade_that_fails_half_way_leaves_the_old_version(
 ) -> None:
     async with opened(data_dir) as store:
         await store.put(camera())
-    monkeypatch.setattr("app.cameras.store.MIGRATIONS", (*MIGRATIONS, "ALTER TABLE nowhere ADD COLUMN x"))
+    monkeypatch.setattr("app.cameras.database.MIGRATIONS", (*MIGRATIONS, "ALTER TABLE nowhere ADD COLUMN x"))
     assert "cannot be used: no such table: nowhere" in await refusal(data_dir)
     monkeypatch.undo()
     async with opened(data_dir) as store:
@@ -257,7 +258,7 @@ async def test_an_upgrade_that_fails_half_way_leaves_the_old_version(
 async def test_an_upgrade_keeps_every_camera(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(data_dir) as store:
         await store.put(camera())
-    monkeypatch.setattr("app.cameras.store.MIGRATIONS", (*MIGRATIONS, "ALTER TABLE cameras ADD COLUMN site TEXT"))
+    monkeypatch.setattr("app.cameras.database.MIGRATIONS", (*MIGRATIONS, "ALTER TABLE cameras ADD COLUMN site TEXT"))
     async with opened(data_dir) as store:
         assert await store.all() == [camera()]
     monkeypatch.undo()

@@ -18,9 +18,9 @@ from app.backends.cpu.tuning import (
     best_plan,
     plan_for,
     stream_counts,
-    time_streams,
     tune,
 )
+from app.inference.timing import time_streams
 
 PLAN = Plan(precision="fp32", streams=1, threads=1)
 

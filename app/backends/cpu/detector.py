@@ -21,6 +21,7 @@ from app.errors import ConfigError, EngineError, ModelError, map_errors
 from app.inference.families.identify import decoder_for
 from app.inference.model import resolve_model
 from app.inference.pool import PooledDetector
+from app.inference.timing import time_streams
 from app.types import EngineInfo
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ def _measured(engine: Engine, space: tuning.Space) -> tuple[tuning.Tuning, str |
             reasons.append(reason)
             return None
         runs = [partial(engine.context(plan, (batch,)).infer, 0, batch) for _ in range(plan.streams)]
-        return tuning.time_streams(runs, duration_s=_MEASUREMENT_S, clock=time.perf_counter)
+        return time_streams(runs, duration_s=_MEASUREMENT_S, clock=time.perf_counter)
 
     with map_errors({EngineError: ModelError}):
         return tuning.tune(measure, space, clock=time.monotonic), reasons[-1]

@@ -1,0 +1,1 @@
+"""What `scripts/gpu_gate.py` measures, a module for each kind of thing."""
