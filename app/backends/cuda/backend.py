@@ -19,6 +19,7 @@ from app.backends.cuda.engine_file import EngineFile
 from app.backends.cuda.engines import find_engine, load_engine, open_driver
 from app.backends.cuda.kernels import load_kernels
 from app.backends.cuda.memory import MemoryBudget
+from app.backends.cuda.nvdec import Nvdec, load_nvdec
 from app.backends.cuda.nvml import GpuSampler, open_nvml
 from app.backends.cuda.probe import cuda_availability, examine
 from app.backends.cuda.source import CudaSource, CudaVideo, open_cuda_video
@@ -40,6 +41,7 @@ class Libraries:
     open_driver: Callable[[int], Driver] = open_driver
     find_engine: Callable[[Settings, Driver, OnProgress], EngineFile] = find_engine
     load_engine: Callable[[EngineFile, Driver], Engine] = load_engine
+    load_nvdec: Callable[[Driver], Nvdec] = load_nvdec
     open_nvml: Callable[[int], GpuSampler] = open_nvml
 
 
@@ -151,6 +153,7 @@ class CudaBackend:
                     data_dir=Path(self._settings.data_dir),
                     budget=self._budget(driver),
                     contexts=self._contexts,
+                    load=self._libraries.load_nvdec,
                 )
             return self._video
 
