@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -69,10 +69,8 @@ async def test_a_context_that_cannot_be_freed_does_not_keep_what_all_share() -> 
 async def test_a_thread_that_finds_no_device_fails_its_batches_and_still_ends() -> None:
     freed = threading.Event()
 
-    @contextlib.contextmanager
-    def no_device() -> Iterator[None]:
+    def no_device() -> AbstractContextManager[None]:
         raise DeviceLost("the device is gone")
-        yield
 
     detector = PooledDetector[SyntheticSurface](
         INFO, [ScriptedRunner()], name="cpu-pool", in_thread=no_device, on_closed=freed.set
