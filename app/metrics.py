@@ -15,10 +15,11 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from app.batching.batcher import BatcherStats
-from app.cameras.camera import Camera
+from app.cameras.camera import Camera, CameraStatus
+from app.cores import available_cores
 from app.results.hub import ResultHub
 from app.service import Parts
-from app.types import GpuSnapshot
+from app.types import EngineInfo, GpuSnapshot
 
 STATES = ("connecting", "running", "retrying", "disabled")
 BATCH_BOUNDS = (1, 2, 4, 8, 12, 16)
@@ -28,8 +29,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class ServiceCollector(Collector):
     """Turns the running service's snapshots into metric families; yields nothing while there is no service."""
 
-    def __init__(self, parts: Callable[[], Parts | None]) -> None:
+    def __init__(self, parts: Callable[[], Parts | None], *, cores: int) -> None:
         self._parts = parts
+        self._cores = cores
 
     def collect(self) -> Iterable[Metric]:
         parts = self._parts()
@@ -42,6 +44,8 @@ class ServiceCollector(Collector):
         yield from _batch_metrics(parts.batcher.stats)
         yield from _subscriber_metrics(parts.hub)
         yield from _gpu_metrics(parts.samples.gpus)
+        yield from _throttle_metrics(parts.samples.gpus)
+        yield from _capacity_metrics(parts.engine, parts.samples.decode_cores, self._cores)
         engine = parts.engine
         info = GaugeMetricFamily("vidette_model_info", "The loaded model.", labels=_INFO)
         info.add_metric([engine.model, engine.sha256, engine.precision, engine.backend], 1)
@@ -71,7 +75,8 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        self._registry.register(ServiceCollector(parts))
+        # Counted once: it reads the cgroup's file, and a scrape does no I/O of its own.
+        self._registry.register(ServiceCollector(parts, cores=available_cores()))
 
     def text(self) -> bytes:
         """The exposition. The process's own figures are read from /proc: call it from a worker thread."""
@@ -85,6 +90,11 @@ def _camera_metrics(cameras: Iterable[Camera[Any]]) -> Iterator[Metric]:
     restarts = CounterMetricFamily(
         "vidette_camera_restarts", "Connections that ended, by reason.", labels=["camera", "code"]
     )
+    expected = GaugeMetricFamily(
+        "vidette_camera_expected_fps",
+        "Frames a second that its stream declares, its max_fps at most.",
+        labels=["camera"],
+    )
     last = GaugeMetricFamily(
         "vidette_camera_last_frame_timestamp_seconds", "Unix time of the newest frame.", labels=["camera"]
     )
@@ -96,11 +106,22 @@ def _camera_metrics(cameras: Iterable[Camera[Any]]) -> Iterator[Metric]:
             state.add_metric([name, each], 1 if status.state == each else 0)
         fps.add_metric([name, "measured"], status.measured_fps)
         fps.add_metric([name, "inferred"], status.inferred_fps)
+        wanted = _expected_fps(status, camera.lane.settings.max_fps)
+        if wanted is not None:
+            expected.add_metric([name], wanted)
         for code, count in status.restarts.items():
             restarts.add_metric([name, code], count)
         if status.last_frame_utc is not None:
             last.add_metric([name], status.last_frame_utc)
-    yield from (up, state, fps, restarts, last)
+    yield from (up, state, fps, expected, restarts, last)
+
+
+def _expected_fps(status: CameraStatus, max_fps: float | None) -> float | None:
+    """None while the stream declares nothing: what a camera should deliver is then not known."""
+    declared = None if status.info is None else status.info.declared_fps
+    if declared is None or max_fps is None:
+        return declared
+    return min(declared, max_fps)
 
 
 def _frame_metrics(cameras: Iterable[Camera[Any]]) -> Iterator[Metric]:
@@ -152,6 +173,19 @@ def _batch_metrics(stats: BatcherStats) -> Iterator[Metric]:
     yield GaugeMetricFamily("vidette_contexts", "Contexts of the engine.", value=stats.contexts)
 
 
+def _capacity_metrics(engine: EngineInfo, decode_cores: float, cores: int) -> Iterator[Metric]:
+    if engine.capacity_fps is not None:
+        yield GaugeMetricFamily(
+            "vidette_engine_capacity_fps",
+            "Frames a second that the engine alone infers, measured at start-up.",
+            value=engine.capacity_fps,
+        )
+    yield GaugeMetricFamily(
+        "vidette_decode_cores_busy", "Processor cores that decoding keeps busy.", value=decode_cores
+    )
+    yield GaugeMetricFamily("vidette_cores", "Processor cores that this process may use.", value=cores)
+
+
 def _subscriber_metrics(hub: ResultHub[Any]) -> Iterator[Metric]:
     stats = hub.stats
     yield GaugeMetricFamily("vidette_ws_clients", "Connected WebSocket clients.", value=stats.subscribers)
@@ -172,3 +206,14 @@ def _gpu_metrics(gpus: Iterable[GpuSnapshot]) -> Iterator[Metric]:
                 family.add_metric([str(gpu.index)], value)
         if family.samples:
             yield family
+
+
+def _throttle_metrics(gpus: Iterable[GpuSnapshot]) -> Iterator[Metric]:
+    throttled = GaugeMetricFamily(
+        "vidette_gpu_throttled", "1 for each reason that slows the GPU's clocks down now.", labels=["gpu", "reason"]
+    )
+    for gpu in gpus:
+        for reason in gpu.throttle_reasons or ():
+            throttled.add_metric([str(gpu.index), reason], 1)
+    if throttled.samples:
+        yield throttled

@@ -17,6 +17,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "vidette_camera_up": ("gauge", {"camera"}),
     "vidette_camera_state": ("gauge", {"camera", "state"}),
     "vidette_camera_fps": ("gauge", {"camera", "kind"}),
+    "vidette_camera_expected_fps": ("gauge", {"camera"}),
     "vidette_camera_restarts_total": ("counter", {"camera", "code"}),
     "vidette_camera_last_frame_timestamp_seconds": ("gauge", {"camera"}),
     "vidette_frames_decoded_total": ("counter", {"camera"}),
@@ -29,6 +30,9 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "vidette_batch_close_total": ("counter", {"reason"}),
     "vidette_contexts_busy": ("gauge", set()),
     "vidette_contexts": ("gauge", set()),
+    "vidette_engine_capacity_fps": ("gauge", set()),
+    "vidette_decode_cores_busy": ("gauge", set()),
+    "vidette_cores": ("gauge", set()),
     "vidette_model_info": ("gauge", {"model", "sha256", "precision", "backend"}),
     "vidette_ws_clients": ("gauge", set()),
     "vidette_ws_messages_sent_total": ("counter", set()),
@@ -128,6 +132,18 @@ async def test_values_are_those_of_the_api(shared: RunningApp) -> None:
     assert [s.value for s in latency if s.name.endswith("_count")] == [frames["published"]]
 
 
+@on_shared
+async def test_a_camera_is_expected_to_deliver_what_it_declares_and_its_max_fps_at_most(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=50")
+    await shared.register("door", "fps=50", max_fps=10)
+    await shared.register("yard", "fail=connection_refused")
+    await shared.wait_published("gate-1")
+    await shared.wait_published("door")
+    await shared.wait_state("yard", "retrying")
+    family = (await scrape(shared))["vidette_camera_expected_fps"]
+    assert {sample.labels["camera"]: sample.value for sample in family.samples} == {"gate-1": 50, "door": 10}
+
+
 GPU_SERIES = {
     "vidette_gpu_utilization_ratio": 0.75,
     "vidette_gpu_decoder_utilization_ratio": 0.5,
@@ -139,10 +155,12 @@ GPU_SERIES = {
 
 
 async def test_a_gpu_has_its_series_and_what_it_does_not_tell_is_absent(start_app: StartApp) -> None:
-    backend = GpuBackend(make_gpu(0), make_gpu(3, power_watts=None, temperature_celsius=0.0))
+    backend = GpuBackend(make_gpu(0), make_gpu(3, power_watts=None, temperature_celsius=0.0, throttle_reasons=()))
     running = await start_app(backend)
     await wait_until(lambda: len(running.service.samples.gpus) == 2)
     found = {name: family for name, family in (await scrape(running)).items() if "gpu" in name}
+    throttled = found.pop("vidette_gpu_throttled")
+    assert [(s.labels, s.value) for s in throttled.samples] == [({"gpu": "0", "reason": "sw_power_cap"}, 1)]
     assert set(found) == set(GPU_SERIES)
     for name, family in found.items():
         assert (family.type, bool(family.documentation)) == ("gauge", True)

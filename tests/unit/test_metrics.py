@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.cameras.settings import CameraRegistration
-from app.metrics import GPU_METRICS, Metrics, _gpu_metrics
+from app.metrics import GPU_METRICS, Metrics, _gpu_metrics, _throttle_metrics
 from app.service import Service
 from app.types import GpuSnapshot
 from tests.support.app import running_service
@@ -42,6 +42,8 @@ def test_a_gpu_that_tells_nothing_has_no_series() -> None:
     assert list(_gpu_metrics([])) == []
     assert list(_gpu_metrics([make_gpu(0, **nothing)])) == []
     assert {family.name for family in _gpu_metrics([make_gpu(0, **nothing), make_gpu(1)])} == set(GPU_METRICS)
+    assert list(_throttle_metrics([])) == []
+    assert list(_throttle_metrics([make_gpu(0, **nothing), make_gpu(1, throttle_reasons=())])) == []
 
 
 async def test_readings_that_fail_are_logged_and_the_service_goes_on(

@@ -1,0 +1,1 @@
+"""What `scripts/dashboards.py` makes Grafana's dashboards of."""
