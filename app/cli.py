@@ -10,7 +10,7 @@ from typing import Any
 
 from app import __version__
 from app.errors import AppError, ConfigError
-from app.settings import Settings, leaves, load_settings
+from app.settings import FILE_ONLY, Settings, leaves, load_settings
 
 SHORT = {"server.host": "--host", "server.port": "--port", "model": "--model", "data_dir": "--data-dir"}
 
@@ -46,7 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
     _demo(commands)
     _doctor(commands)
     _model(commands)
+    _build_engine(commands)
     _bench(commands)
+    _export(commands)
+    _import(commands)
+    _backup(commands)
+    _restore(commands)
     return parser
 
 
@@ -80,6 +85,8 @@ def _with_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file (default: vidette.yml where it exists)")
     group = parser.add_argument_group("settings", "each also in the file and as VIDETTE_ variable")
     for key, field in leaves(Settings):
+        if key in FILE_ONLY:
+            continue
         names = [f"--{key}", *([SHORT[key]] if key in SHORT and SHORT[key] != f"--{key}" else [])]
         default = "none" if field.default is None else field.default
         description = f"{field.description} (default: {default})".replace("%", "%%")
@@ -158,6 +165,34 @@ def _models_dir(arguments: argparse.Namespace) -> Path:
     return arguments.models_dir or load_settings().models_dir
 
 
+def _build_engine(commands: Any) -> None:
+    example = "vidette build-engine models/yolox_nano/model.onnx --precision fp16"
+    parser = _command(commands, "build-engine", "build a TensorRT engine from an ONNX model", example)
+    parser.add_argument("model", metavar="MODEL", help="an ONNX file, a folder with a model.toml, or a name")
+    parser.add_argument("--precision", choices=("fp16", "fp32", "int8"), default="fp16", help="default: fp16")
+    parser.add_argument("--max-batch", type=int, default=16, metavar="B", help="largest batch, 1 to 16 (16)")
+    parser.add_argument("--opt-batch", type=int, metavar="B", help="batch that it is fastest at (8, or the largest)")
+    parser.add_argument("--workspace-mib", type=int, metavar="N", help="GPU memory that a layer may work in (no limit)")
+    parser.add_argument("--calibrate", type=Path, metavar="DIR", help="images like the cameras', for int8")
+    parser.add_argument("--runtime", choices=("tensorrt", "tensorrt_rtx"), help="default: the one that fits this GPU")
+    parser.add_argument(
+        "--compute-capability",
+        metavar="C,...",
+        help="TensorRT-RTX: build for these, as in 8.6,8.9 (default: this GPU; without one, all that it knows)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the engine's file (default: in data_dir/engines)")
+    parser.add_argument("--models-dir", type=Path, metavar="DIR", help="where models live (default: models_dir)")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="default: data_dir")
+    parser.add_argument("--json", action="store_true", help="print JSON to stdout")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from app.commands.build_engine import build_engine
+
+        return build_engine(arguments)
+
+    parser.set_defaults(run=run)
+
+
 def _bench(commands: Any) -> None:
     parser = _command(
         commands, "bench", "measure this machine with simulated cameras", "vidette bench --cameras 4 --seconds 20"
@@ -180,3 +215,73 @@ def _bench(commands: Any) -> None:
         return bench(arguments)
 
     parser.set_defaults(run=run)
+
+
+def _export(commands: Any) -> None:
+    parser = _command(commands, "export", "write the registered cameras as YAML", "vidette export --out cameras.yml")
+    _with_data_dir(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write there (default: to stdout)")
+    parser.add_argument("--with-secrets", action="store_true", help="write passwords too")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from app.commands.export_cameras import export_cameras
+
+        return export_cameras(settings_from(arguments), arguments)
+
+    parser.set_defaults(run=run)
+
+
+def _import(commands: Any) -> None:
+    example = "vidette import cameras.yml --url http://127.0.0.1:8080"
+    parser = _command(commands, "import", "register and change cameras as a YAML file says", example)
+    _with_data_dir(parser)
+    parser.add_argument("file", type=Path, metavar="FILE", help="as `vidette export` writes it; - is stdin")
+    parser.add_argument("--url", metavar="URL", help="the service to import into (default: none runs, into data_dir)")
+    parser.add_argument("--force", action="store_true", help="with --url: even when the machine has no room for them")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, change nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON to stdout")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from app.commands.import_cameras import import_cameras
+
+        return import_cameras(settings_from(arguments), arguments)
+
+    parser.set_defaults(run=run)
+
+
+def _backup(commands: Any) -> None:
+    parser = _command(
+        commands, "backup", "copy the camera database, also while it is used", "vidette backup cameras.db"
+    )
+    _with_backup_file(parser)
+
+    def run(arguments: argparse.Namespace) -> int:
+        from app.commands.backup import backup
+
+        return backup(settings_from(arguments), arguments)
+
+    parser.set_defaults(run=run)
+
+
+def _restore(commands: Any) -> None:
+    parser = _command(commands, "restore", "put a backup in place, while no service runs", "vidette restore cameras.db")
+    _with_backup_file(parser)
+
+    def run(arguments: argparse.Namespace) -> int:
+        from app.commands.backup import restore
+
+        return restore(settings_from(arguments), arguments)
+
+    parser.set_defaults(run=run)
+
+
+def _with_data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file (default: vidette.yml where it exists)")
+    parser.add_argument("--data-dir", dest="set:data_dir", metavar="DIR", help="default: data_dir")
+
+
+def _with_backup_file(parser: argparse.ArgumentParser) -> None:
+    _with_data_dir(parser)
+    parser.add_argument("file", type=Path, metavar="FILE", help="the backup, a SQLite file; - is stdout or stdin")
+    parser.add_argument("--force", action="store_true", help="replace what is there")
+    parser.add_argument("--json", action="store_true", help="print JSON to stdout")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 
 
 class SourceErrorCode(str, Enum):
@@ -46,6 +47,13 @@ class StoreError(ConfigError):
     """The camera database is corrupt, locked, read-only or from a newer version."""
 
 
+class FolderInUse(StoreError):
+    """Another process works in the data folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"data_dir: {folder} is in use by another Vidette; stop that one, or name another folder")
+
+
 class SourceError(AppError):
     """A camera cannot be opened or stopped delivering. `str()` never holds a password."""
 
@@ -85,6 +93,14 @@ class CameraNotFound(AppError):
 class CameraExists(AppError):
     def __init__(self, camera_id: str) -> None:
         super().__init__(f"camera {camera_id!r} is registered already")
+        self.camera_id = camera_id
+
+
+class CameraDeclared(AppError):
+    """A camera of the configuration file is changed there: another change would be undone at the next start."""
+
+    def __init__(self, camera_id: str) -> None:
+        super().__init__(f"camera {camera_id!r} is declared in the configuration file; change it there and restart")
         self.camera_id = camera_id
 
 

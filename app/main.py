@@ -20,6 +20,7 @@ from app.backends.select import Choice, probe_all
 from app.metrics import Metrics
 from app.service import Service
 from app.settings import Settings, load_settings
+from app.tracing import Tracing
 
 
 def _end_process() -> None:
@@ -32,18 +33,19 @@ def create_app(
     *,
     on_fatal: Callable[[], None] = _end_process,
     stand_still_s: float = stream.STAND_STILL_S,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """Build the application. `backend` replaces the one that the settings would choose.
 
     When the running service breaks, the error is kept in `app.state.service.fatal` and `on_fatal` is called, by
     default a SIGTERM to ourselves: a crash then closes as cleanly as a stop. A WebSocket client that takes nothing for
-    `stand_still_s` is closed.
+    `stand_still_s` is closed. `tracing` replaces what the environment asks for.
     """
     settings = settings or load_settings()
     choice = (
         None if backend is None else Choice(backend=backend, reason="given by the caller", availability=probe_all())
     )
-    service = Service(settings, choice=choice)
+    service = Service(settings, choice=choice, tracing=tracing)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -29,8 +29,9 @@ from app.progress import Progress
 from app.results.history import History
 from app.results.hub import ResultHub
 from app.results.wire import camera_message
-from app.settings import Settings
+from app.settings import Settings, otel_variables
 from app.threads import in_daemon_thread
+from app.tracing import Tracing, open_tracing
 from app.types import Availability, EngineInfo, GpuSnapshot
 
 logger = logging.getLogger("vidette.service")
@@ -82,10 +83,11 @@ class Places:
 class Service:
     """The owner. `run` once, as a task; `stop` cancels it and waits until everything is closed.
 
-    Stop order: the API refuses, cameras, batches in flight, subscribers (1001), detector, store. Each is bounded.
+    Stop order: the API refuses, cameras, batches in flight, subscribers (1001), detector, store, tracing. Each bounded.
     """
 
-    def __init__(self, settings: Settings, *, choice: Choice | None = None) -> None:
+    def __init__(self, settings: Settings, *, choice: Choice | None = None, tracing: Tracing | None = None) -> None:
+        """`tracing` replaces what the environment asks for, and is closed by us."""
         self.settings = settings
         self.state: State = "starting"
         self.started_utc = time.time()
@@ -96,6 +98,7 @@ class Service:
         self.abandoned_threads = 0
         self.on_stopping: Callable[[], None] = lambda: None
         self._choice = choice
+        self._tracing = tracing
         self._parts: Parts | None = None
         self._task: asyncio.Task[None] | None = None
         self._process = psutil.Process()
@@ -145,6 +148,9 @@ class Service:
         settings = self.settings
         try:
             async with AsyncExitStack() as stack:
+                self._tracing = self._tracing or await asyncio.to_thread(open_tracing, otel_variables())
+                if self._tracing is not None:
+                    _close_later(stack, "tracing", self._tracing.aclose)
                 store = CameraStore(settings.data_dir)
                 _close_later(stack, "camera store", store.close)
                 await store.open()
@@ -154,6 +160,8 @@ class Service:
                 logger.info("backend %s: %s", choice.backend.name, choice.reason)
                 detector: Detector[Any] = await self._open_detector(choice)
                 _close_later(stack, "detector", detector.aclose)
+                if self._tracing is not None:
+                    detector = self._tracing.detector(detector)
                 await self._serve(stack, choice, detector, store)
         finally:
             self._parts = None
@@ -189,11 +197,12 @@ class Service:
         )
         loop = asyncio.get_running_loop()
         batcher: Batcher[Any] = Batcher(policy=policy, detector=detector, sink=hub, loop=loop, clock=time.monotonic)
+        own, tracing = choice.backend.open_source, self._tracing
         registry: Registry[Any] = Registry(
             settings,
             store=store,
             mailbox=batcher.mailbox,
-            open_source=choice.backend.open_source,
+            open_source=own if tracing is None else tracing.sources(own),
             classes=info.classes,
             on_change=lambda status: hub.camera_changed(camera_message(status.camera_id, status.state, status.error)),
             on_remove=hub.forget,

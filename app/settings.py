@@ -7,6 +7,7 @@ Nothing else in Vidette reads the environment.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,13 +21,14 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.cameras.entries import CameraEntry, read_entries
 from app.cameras.urls import redact
 from app.errors import ConfigError
 
 ENV_PREFIX = "VIDETTE_"
 SECRETS_DIR = Path("/run/secrets")
-# Variables that start with our prefix and are not settings: the configuration file, and the test assets' folder.
-NOT_SETTINGS = frozenset({"VIDETTE_CONFIG", "VIDETTE_ASSETS"})
+# Variables that start with our prefix and are not settings: the configuration file, and what the tests find.
+NOT_SETTINGS = frozenset({"VIDETTE_CONFIG", "VIDETTE_ASSETS", "VIDETTE_CUDA_WHEELS"})
 # Parts of a pydantic error's place that name no field of ours.
 NOISE = frozenset({"body", "query", "path", "int", "constrained-int", "literal['auto']"})
 PLAIN_WORDS = {
@@ -36,7 +38,11 @@ PLAIN_WORDS = {
     "dict_type": "must be a mapping of names to values",
     "model_type": "must be a mapping of names to values",
     "model_attributes_type": "must be a mapping of names to values",
+    "tuple_type": "must be a list",
 }
+# Lists of values of their own, which fit neither into an option nor into a variable.
+FILE_ONLY = frozenset({"cameras.declared"})
+_ENTRY = re.compile(r"^cameras(?:\.declared)?\.(\d+)")
 
 
 class _Section(BaseModel):
@@ -51,6 +57,9 @@ class ServerSettings(_Section):
 class CamerasSettings(_Section):
     stall_timeout_s: float = Field(10, ge=1, le=300, description="seconds without a frame before a camera restarts")
     backoff_max_s: float = Field(60, ge=1, le=3600, description="longest wait between two attempts, in seconds")
+    declared: tuple[CameraEntry, ...] = Field(
+        (), description="cameras that this file makes, changes and removes at each start, as docs/operations.md shows"
+    )
 
 
 class BackendSettings(_Section):
@@ -168,7 +177,7 @@ def load_settings(
     environ = os.environ if environ is None else environ
     _refuse_unknown_variables(environ)
     config = config or (Path(environ["VIDETTE_CONFIG"]) if environ.get("VIDETTE_CONFIG") else _default_config())
-    _FileSource.values = _without_empty_sections(read_yaml(config)) if config else {}
+    _FileSource.values = _with_short_forms(_without_empty_sections(read_yaml(config))) if config else {}
     try:
         settings = Settings(_secrets_dir=secrets_dir if secrets_dir.is_dir() else None, **dict(overrides or {}))
     except ValidationError as exc:
@@ -177,9 +186,16 @@ def load_settings(
         raise ConfigError(f"settings cannot be read: {exc}") from None
     finally:
         _FileSource.values = {}
+    read_entries(settings.cameras.declared, media_dir=settings.media_dir, with_files=False)
     if settings.auth.mode == "token":
         raise ConfigError("auth.mode: token is not in this version yet; set it to none and keep the port on loopback")
     return settings
+
+
+def otel_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """OpenTelemetry's own variables, which are the same for every program and so are no settings of ours."""
+    environ = os.environ if environ is None else environ
+    return {name: value for name, value in environ.items() if name.startswith("OTEL_")}
 
 
 def _default_config() -> Path | None:
@@ -214,6 +230,12 @@ def _without_empty_sections(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None or key not in sections}
 
 
+def _with_short_forms(values: dict[str, Any]) -> dict[str, Any]:
+    # `cameras: [...]` is short for `cameras: {declared: [...]}`; other sources must find a mapping to merge with.
+    cameras = values.get("cameras")
+    return {**values, "cameras": {"declared": cameras}} if isinstance(cameras, list) else values
+
+
 def sentences(exc: ValidationError, *, prefix: str = "") -> list[str]:
     """One sentence for each error of a validation: `batching.max_size: must be at most 16, not 99`."""
     return [f"{prefix}{field}: {message}" for field, message in field_errors(exc.errors(include_url=False))]
@@ -224,7 +246,7 @@ def field_errors(errors: Sequence[Any]) -> Iterator[tuple[str, str]]:
     for error in errors:
         kind, message = error["type"], str(error["msg"])
         place = [str(part) for part in error["loc"] if part not in NOISE]
-        field = ".".join(place if kind != "json_invalid" else []) or "body"
+        field = _ENTRY.sub(r"cameras[\1]", ".".join(place if kind != "json_invalid" else []) or "body")
         if kind in PLAIN_WORDS:
             message = PLAIN_WORDS[kind]
         elif kind == "too_long" and isinstance(error.get("input"), str):
@@ -251,7 +273,7 @@ def leaves(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tupl
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    known = {f"{ENV_PREFIX}{key.replace('.', '__')}".upper() for key, _ in leaves()}
+    known = {f"{ENV_PREFIX}{key.replace('.', '__')}".upper() for key, _ in leaves() if key not in FILE_ONLY}
     known |= {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | NOT_SETTINGS
     unknown = sorted(name for name in environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
     if unknown:

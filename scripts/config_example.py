@@ -47,6 +47,8 @@ def _yaml(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if value == ():
+        return "[]"
     if isinstance(value, Path):
         return f"./{value}"
     return str(value)

@@ -46,7 +46,7 @@ async def read(camera_id: CameraIdPath, parts: PartsDep) -> CameraView:
     return camera_view(parts.registry.get(camera_id))
 
 
-@router.put("/cameras/{camera_id}", responses=problems(404, 413, 422, 503))
+@router.put("/cameras/{camera_id}", responses=problems(404, 409, 413, 422, 503))
 async def replace(camera_id: CameraIdPath, body: CameraRegistration, parts: PartsDep) -> CameraView:
     """Replace a camera's settings; a password that is not mentioned stays."""
     _same_id(camera_id, body.id)
@@ -54,7 +54,7 @@ async def replace(camera_id: CameraIdPath, body: CameraRegistration, parts: Part
     return camera_view(await parts.registry.replace(camera_id, fields))
 
 
-@router.patch("/cameras/{camera_id}", responses=problems(404, 413, 422, 503))
+@router.patch("/cameras/{camera_id}", responses=problems(404, 409, 413, 422, 503))
 async def change(camera_id: CameraIdPath, body: CameraPatch, parts: PartsDep) -> CameraView:
     """Change some settings; only what they touch restarts."""
     _same_id(camera_id, body.id)
@@ -64,7 +64,7 @@ async def change(camera_id: CameraIdPath, body: CameraPatch, parts: PartsDep) ->
     return camera_view(await parts.registry.patch(camera_id, fields))
 
 
-@router.delete("/cameras/{camera_id}", status_code=204, responses=problems(404, 503))
+@router.delete("/cameras/{camera_id}", status_code=204, responses=problems(404, 409, 503))
 async def remove(camera_id: CameraIdPath, parts: PartsDep) -> None:
     """Forget a camera."""
     await parts.registry.remove(camera_id)

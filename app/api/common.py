@@ -85,6 +85,7 @@ class CameraView(BaseModel):
     min_score: float | None
     classes: list[str] | None
     labels: dict[str, str]
+    declared: bool  # by the configuration file: changes answer 409
     status: StatusView
 
 

@@ -22,6 +22,7 @@ STATUS: dict[type[errors.AppError], tuple[int, str]] = {
     errors.Forbidden: (403, "forbidden"),
     errors.CameraNotFound: (404, "camera_not_found"),
     errors.CameraExists: (409, "camera_exists"),
+    errors.CameraDeclared: (409, "camera_declared"),
     errors.OverCapacity: (409, "over_capacity"),
     errors.TooManyRequests: (429, "too_many_requests"),
     errors.NotReady: (503, "not_ready"),

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Generic, Literal
-
-from pydantic import SecretStr
 
 from app.batching.mailbox import Mailbox
 from app.cameras.backoff import Backoff
 from app.cameras.camera import Camera, CameraStatus
+from app.cameras.entries import ReadEntry, read_entries, reconcile
 from app.cameras.lane import Lane, LaneSettings
-from app.cameras.settings import CameraRegistration, CameraSettings, free_id
+from app.cameras.registration import check_classes, field_errors, parsed, password_of, resolve
+from app.cameras.settings import CameraRegistration, CameraSettings
 from app.cameras.source import FrameSource, SourceRequest
 from app.cameras.store import CameraStore
-from app.cameras.urls import CameraUrl, check_credentials, parse_camera_url
-from app.errors import CameraExists, CameraNotFound, InvalidField, NotReady
+from app.cameras.urls import check_credentials
+from app.errors import CameraDeclared, CameraExists, CameraNotFound, NotReady
 from app.logs import forget_secret, register_secret
 from app.settings import Settings
 from app.types import S
@@ -75,8 +74,18 @@ class Registry(Generic[S]):
     # Changing
 
     async def load(self) -> None:
-        """Start every stored camera."""
-        for settings in await self._store.all():
+        """Make the stored cameras what the configuration file declares, then start them all.
+
+        Raises `ConfigError`, and changes nothing, when one that is declared cannot be.
+        """
+        declared = await asyncio.to_thread(self._declared)
+        plan = reconcile(await self._store.all(), declared)
+        if plan.put or plan.delete:
+            await self._store.apply(put=plan.put, delete=plan.delete)
+            for names, what in ((plan.delete, "removed, declared no more"), ([c.id for c in plan.put], "declared")):
+                if names:
+                    logger.info("cameras %s: %s", what, ", ".join(names))
+        for settings in plan.cameras:
             self._warn_of_unknown_classes(settings)
             self._start(settings)
 
@@ -85,31 +94,34 @@ class Registry(Generic[S]):
         async with self._changing:
             if registration.id is not None and registration.id in self._cameras:
                 raise CameraExists(registration.id)
-            settings = await self._stored(registration.model_dump(exclude_unset=True), self._classes)
+            settings = await self._stored(registration.model_dump(exclude_unset=True))
             return self._start(settings)
 
     async def replace(self, camera_id: str, fields: Mapping[str, Any]) -> Camera[S]:
-        """Put new settings in place of a camera's; a password that is not mentioned stays."""
+        """Put new settings in place of a camera's; a password that is not mentioned stays.
+
+        This, `patch` and `remove` raise `CameraDeclared` for a camera of the configuration file.
+        """
         async with self._changing:
-            camera = self.get(camera_id)
+            camera = self._changeable(camera_id)
             kept = {"password": camera.settings.password} if "password" not in fields else {}
             return await self._change(camera, {**kept, **fields, "id": camera_id})
 
     async def patch(self, camera_id: str, fields: Mapping[str, Any]) -> Camera[S]:
         """Change the given fields of a camera."""
         async with self._changing:
-            camera = self.get(camera_id)
+            camera = self._changeable(camera_id)
             return await self._change(camera, {**camera.settings.model_dump(), **fields})
 
     async def remove(self, camera_id: str) -> None:
         """Forget a camera: its row, its series, its frames. Its thread ends at its next packet or read timeout."""
         async with self._changing:
-            camera = self.get(camera_id)
+            camera = self._changeable(camera_id)
             await self._store.delete(camera_id)
             del self._cameras[camera_id]
             camera.stop()
             self._on_remove(camera.lane)
-            forget_secret(self._password(camera.settings))
+            forget_secret(password_of(camera.settings))
             self._leaving = {left for left in self._leaving if left.ending}
             self._leaving.add(camera)
             logger.info("camera %s removed", camera_id)
@@ -134,14 +146,14 @@ class Registry(Generic[S]):
         self, *, url: str, username: str | None, password: str | None, transport: Literal["auto", "tcp", "udp"]
     ) -> SourceRequest:
         """A request for a camera that is only to be looked at. Blocking. Raises `InvalidField` as `add` does."""
-        parsed = self._parsed(url)
-        username = username if parsed.username is None else parsed.username
-        password = password if parsed.password is None else parsed.password
-        with _field_errors():
+        camera = parsed(url, media_dir=self._settings.media_dir)
+        username = username if camera.username is None else camera.username
+        password = password if camera.password is None else camera.password
+        with field_errors():
             check_credentials(username, password)
         return SourceRequest(
             camera_id="doctor",
-            url=parsed.url,
+            url=camera.url,
             username=username,
             password=password,
             transport=transport,
@@ -156,7 +168,7 @@ class Registry(Generic[S]):
             camera_id=settings.id,
             url=settings.url,
             username=settings.username,
-            password=self._password(settings),
+            password=password_of(settings),
             transport=settings.transport,
             stall_timeout_s=self._settings.cameras.stall_timeout_s,
             media_dir=self._settings.media_dir,
@@ -183,14 +195,14 @@ class Registry(Generic[S]):
 
     async def _change(self, camera: Camera[S], fields: Mapping[str, Any]) -> Camera[S]:
         # A class that only an earlier model had stays until somebody changes it, and is in nobody's way.
-        settings = await self._stored(fields, (*self._classes, *(camera.settings.classes or ())))
-        register_secret(self._password(settings))
-        forget_secret(self._password(camera.settings))
+        settings = await self._stored(fields, camera.settings.classes or ())
+        register_secret(password_of(settings))
+        forget_secret(password_of(camera.settings))
         camera.apply(settings)
         return camera
 
-    async def _stored(self, fields: Mapping[str, Any], classes: Collection[str]) -> CameraSettings:
-        """Check the fields, of which classes must be among `classes`, and write them to disk."""
+    async def _stored(self, fields: Mapping[str, Any], classes: Collection[str] = ()) -> CameraSettings:
+        """Check the fields, whose classes the model must have, or `classes`; and write them to disk."""
         settings = await asyncio.to_thread(self._resolved, fields, classes)  # a file's URL is looked up on disk
         await self._store.put(settings)
         if self._closed:  # a thread that starts now would outlive us; the camera starts with the next process
@@ -198,51 +210,29 @@ class Registry(Generic[S]):
         return settings
 
     def _start(self, settings: CameraSettings) -> Camera[S]:
-        register_secret(self._password(settings))
+        register_secret(password_of(settings))
         camera: Camera[S] = Camera(settings, self, loop=self._loop)
         self._cameras[settings.id] = camera
         camera.start()
         return camera
 
     def _resolved(self, fields: Mapping[str, Any], classes: Collection[str]) -> CameraSettings:
-        """The settings that these fields mean: credentials out of the URL, id and name made up where absent."""
-        fields = dict(fields)
-        url = self._parsed(fields["url"])
-        fields["url"] = url.url
-        if url.username is not None:
-            fields["username"] = url.username
-        if url.password is not None:  # a URL with a name alone says nothing of the password
-            fields["password"] = SecretStr(url.password)
-        fields["name"] = fields.get("name") or fields.get("id") or url.host[:128] or "camera"
-        fields["id"] = fields.get("id") or free_id(fields["name"], self._cameras)
-        settings = CameraSettings.model_validate(fields)
-        unknown = sorted(set(settings.classes or ()) - set(classes))
-        if unknown:
-            known = ", ".join(self._classes[:12]) + (", ..." if len(self._classes) > 12 else "")
-            raise InvalidField("classes", f"{', '.join(map(repr, unknown))} is not a class of the model ({known})")
-        with _field_errors():
-            check_credentials(settings.username, self._password(settings))
+        settings = resolve(fields, media_dir=self._settings.media_dir, taken=self._cameras)
+        check_classes(settings, self._classes, also=classes)
         return settings
 
-    def _parsed(self, url: str) -> CameraUrl:
-        with _field_errors():
-            return parse_camera_url(url, media_dir=self._settings.media_dir)
+    def _declared(self) -> tuple[ReadEntry, ...]:
+        """What the configuration file declares. Blocking: reads password files."""
+        settings = self._settings
+        return read_entries(settings.cameras.declared, media_dir=settings.media_dir, classes=self._classes)
 
-    @staticmethod
-    def _password(settings: CameraSettings) -> str | None:
-        return None if settings.password is None else settings.password.get_secret_value()
+    def _changeable(self, camera_id: str) -> Camera[S]:
+        camera = self.get(camera_id)
+        if camera.settings.declared:
+            raise CameraDeclared(camera_id)
+        return camera
 
     def _warn_of_unknown_classes(self, settings: CameraSettings) -> None:
         unknown = sorted(set(settings.classes or ()) - set(self._classes))
         if unknown:
             logger.warning("camera %s: the model has no class %s", settings.id, ", ".join(map(repr, unknown)))
-
-
-@contextmanager
-def _field_errors() -> Iterator[None]:
-    """Turn `field: sentence` of the pure checks into the API's error for that field."""
-    try:
-        yield
-    except ValueError as exc:
-        field, _, message = str(exc).partition(": ")
-        raise InvalidField(field, message) from None

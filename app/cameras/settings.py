@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
+MAX_PASSWORD_LENGTH = 256
 ID_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 CameraId: TypeAlias = Annotated[str, Field(pattern=ID_PATTERN)]
 
@@ -32,7 +33,7 @@ def _unstripped(value: object) -> object:
 
 
 # Spaces around other text are slips of the hand and are stripped; a password's are part of it.
-Password: TypeAlias = Annotated[SecretStr, BeforeValidator(_unstripped), Field(max_length=256)]
+Password: TypeAlias = Annotated[SecretStr, BeforeValidator(_unstripped), Field(max_length=MAX_PASSWORD_LENGTH)]
 
 
 class CameraOptions(BaseModel):
@@ -72,6 +73,7 @@ class CameraSettings(CameraOptions):
     id: CameraId
     url: Url
     name: Name
+    declared: bool = False  # made by the configuration file, and changed only there
 
     def reconnects(self, other: CameraSettings) -> bool:
         """Whether going from these settings to `other` needs a new connection."""

@@ -225,6 +225,16 @@ def _parse_file(rest: str, media_dir: Path | None) -> CameraUrl:
     return CameraUrl(scheme="file", url=f"file://{quote(str(path))}", path=path)
 
 
+def masked(url: str) -> str:
+    """A camera's URL, free of credentials before its host, without the values of `password=` and its like."""
+    return _QUERY_SECRET.sub(rf"\1{_REMOVED}", url)
+
+
+def is_masked(url: str) -> bool:
+    """Whether `masked` has taken something out of this URL."""
+    return any(match[0].endswith(f"={_REMOVED}") for match in _QUERY_SECRET.finditer(url))
+
+
 def redact(text: str) -> str:
     """Remove the user information of every RTSP URL in free text, and the values of `password=` and its like.
 

@@ -73,6 +73,7 @@ def _settings(arguments: argparse.Namespace, folder: Path) -> Settings:
         "data_dir": folder / "data",
         "model": arguments.model,
         "history": {"size": _HISTORY},
+        "cameras": {"declared": ()},  # the user's cameras are not what is measured
     }
     if arguments.max_size is not None:
         overrides["batching"] = {"max_size": arguments.max_size}

@@ -39,7 +39,8 @@ def demo(settings: Settings, *, seconds: float | None = None) -> int:
     Everything it writes is below `<data_dir>/demo`, so that a user's cameras are untouched.
     """
     began_at = time.monotonic()
-    settings = settings.model_copy(update={"data_dir": settings.data_dir / "demo"})
+    cameras = settings.cameras.model_copy(update={"declared": ()})
+    settings = settings.model_copy(update={"data_dir": settings.data_dir / "demo", "cameras": cameras})
     sock = listen(settings.server)
     # Before the engine measures itself, which it could not do beside this work.
     with Progress() as progress:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from app.types import Availability
@@ -20,6 +21,7 @@ from scripts.gate.plan import GatePlan, read_plan, write_plan
 from scripts.gate.report import as_json, as_table
 from scripts.gate.steps import ROOT, STEPS, Outcome, Step, run_in_child, run_steps
 from tests.support.clips import write_test_clip
+from tests.support.wait import wait_in_thread
 
 PARTS = [
     "driver",
@@ -85,17 +87,20 @@ def test_a_step_whose_parts_are_missing_is_skipped_with_their_reasons(tmp_path: 
 def own_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Steps that die in every way a step can, run by children that find them through a module of this test's."""
     (tmp_path / "dying.py").write_text(
-        "import os, time\n"
+        "import os, subprocess, time\n"
         "def well(plan): return {'model': plan.model}\n"
         "def raises(plan): raise RuntimeError('the device said no')\n"
         "def exits(plan): os._exit(1)\n"
-        "def hangs(plan): time.sleep(600)\n"
+        "def hangs(plan):\n"
+        "    child = subprocess.Popen(['sleep', '600'])\n"
+        "    (plan.folder / 'grandchild').write_text(str(child.pid))\n"
+        "    time.sleep(600)\n"
         "def finds(plan): return {'failed': 'memory grew'}\n",
         encoding="utf-8",
     )
     step = Step(name="", title="", function="", needs=(), timeout_s=20)
     named = [
-        replace(step, name=name, title=name, function=f"dying:{name}", timeout_s=1 if name == "hangs" else 30)
+        replace(step, name=name, title=name, function=f"dying:{name}", timeout_s=4 if name == "hangs" else 30)
         for name in ("raises", "exits", "hangs", "finds", "well")
     ]
     monkeypatch.setattr(steps, "STEPS", tuple(named))
@@ -124,9 +129,12 @@ def test_each_step_survives_the_failure_of_those_before_it(own_steps: Path) -> N
     }
     assert "RuntimeError: the device said no" in str(outcomes["raises"].reason)
     assert str(outcomes["exits"].reason).startswith("ended with 1")
-    assert str(outcomes["hangs"].reason).startswith("did not end within 1 s")
+    assert str(outcomes["hangs"].reason).startswith("did not end within 4 s")
     assert outcomes["finds"].reason == "memory grew" and outcomes["finds"].result == {"failed": "memory grew"}
     assert outcomes["well"].result == {"model": "m"}
+    # What a step started must not go on using the GPU while the next one measures.
+    left = int((own_steps.parent / "grandchild").read_text())
+    wait_in_thread(lambda: not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE)
 
 
 def test_every_step_names_a_function_that_is_there() -> None:

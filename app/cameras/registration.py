@@ -1,0 +1,69 @@
+"""From the fields that a user gives to a camera's settings, for REST, for files and for the command line alike."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from app.cameras.settings import CameraSettings, free_id
+from app.cameras.urls import CameraUrl, check_credentials, parse_camera_url
+from app.errors import InvalidField
+
+
+def resolve(fields: Mapping[str, Any], *, media_dir: Path | None, taken: Collection[str] = ()) -> CameraSettings:
+    """The settings that these fields mean: credentials out of the URL, id and name made up where absent.
+
+    Blocking: a file's URL is looked up on disk. Raises `InvalidField` or pydantic's `ValidationError`.
+    """
+    fields = dict(fields)
+    url = parsed(fields["url"], media_dir=media_dir)
+    fields["url"] = url.url
+    if url.username is not None:
+        fields["username"] = url.username
+    if url.password is not None:  # a URL with a name alone says nothing of the password
+        fields["password"] = SecretStr(url.password)
+    fields["name"] = fields.get("name") or fields.get("id") or url.host[:128] or "camera"
+    fields["id"] = fields.get("id") or free_id(fields["name"], taken)
+    settings = CameraSettings.model_validate(fields)
+    with field_errors():
+        check_credentials(settings.username, password_of(settings))
+    return settings
+
+
+def replaced(stored: CameraSettings | None, settings: CameraSettings, *, says_password: bool) -> CameraSettings:
+    """What `PUT` makes of a camera: all of it is new, but a password that is not mentioned stays."""
+    if says_password or stored is None:
+        return settings
+    return settings.model_copy(update={"password": stored.password})
+
+
+def check_classes(settings: CameraSettings, model: Collection[str], *, also: Collection[str] = ()) -> None:
+    """Raise `InvalidField` when the camera wants a class that neither the model has nor `also` names."""
+    unknown = sorted(set(settings.classes or ()) - set(model) - set(also))
+    if unknown:
+        known = ", ".join(list(model)[:12]) + (", ..." if len(model) > 12 else "")
+        raise InvalidField("classes", f"{', '.join(map(repr, unknown))} is not a class of the model ({known})")
+
+
+def parsed(url: str, *, media_dir: Path | None) -> CameraUrl:
+    """`parse_camera_url`, with `InvalidField` for what cannot be."""
+    with field_errors():
+        return parse_camera_url(url, media_dir=media_dir)
+
+
+def password_of(settings: CameraSettings) -> str | None:
+    return None if settings.password is None else settings.password.get_secret_value()
+
+
+@contextmanager
+def field_errors() -> Iterator[None]:
+    """Turn `field: sentence` of the pure checks into the error for that field."""
+    try:
+        yield
+    except ValueError as exc:
+        field, _, message = str(exc).partition(": ")
+        raise InvalidField(field, message) from None
