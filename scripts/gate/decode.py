@@ -27,7 +27,7 @@ _SECONDS = 4.0
 def measure(plan: GatePlan) -> dict[str, Any]:
     """Pictures a second, by the number of decoders that work at once."""
     gpu = gate_settings(plan).backend.gpu
-    packets, video = _packets(source_clip(plan))
+    packets, video = packets_of(source_clip(plan))
     with ExitStack() as stack:
         driver = open_driver(gpu)
         stack.callback(driver.close)
@@ -45,7 +45,7 @@ def measure(plan: GatePlan) -> dict[str, Any]:
     }
 
 
-def _packets(clip: Path) -> tuple[list[VideoPacket], VideoFormat]:
+def packets_of(clip: Path) -> tuple[list[VideoPacket], VideoFormat]:
     """A clip's packets as NVDEC takes them, and their format."""
     with av.open(str(clip)) as container:
         stream = container.streams.video[0]
@@ -56,11 +56,12 @@ def _packets(clip: Path) -> tuple[list[VideoPacket], VideoFormat]:
             packet = cast(VideoPacket, raw)
             if not packet.size:
                 continue
-            if video is None:
-                video = probe.learn(packet, is_key=packet.is_keyframe)
-            converted = bitstream.convert(packet)
-            if converted is not None:
-                packets.append(converted if packets else bitstream.complete(converted))
+            is_key, converted = packet.is_keyframe, bitstream.convert(packet)
+            if converted is None:
+                continue
+            packets.append(converted if packets else bitstream.complete(converted))
+            if video is None:  # the probe has no container's parameter sets either
+                video = probe.learn(packets[-1], is_key=is_key)
     if video is None:
         raise RuntimeError(f"no picture of {clip} can be decoded")
     return packets, video

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import psutil
@@ -22,7 +23,9 @@ from scripts.gate.sampler import gpu_memory_bytes
 _SECONDS = 60.0
 _AT_ONCE = 16
 _STAYS_S = 5.0
+_PATIENCE_S = 15.0  # NVDEC opens cameras one after the other, and the first one of a process takes its time
 _FPS = 30.0
+_POLL_S = 0.05
 # Memory that may stay: what allocators keep, not what a camera leaves. One 1080p ring is 20 MiB.
 _DEVICE_MIB = 20.0
 _PROCESS_MIB = 60.0
@@ -63,11 +66,17 @@ async def _wave(parts: Parts, url: str, number: int) -> None:
     names = [f"wave-{number}-{camera}" for camera in range(_AT_ONCE)]
     cameras = [await parts.registry.add(CameraRegistration(id=name, url=url)) for name in names]
     await asyncio.sleep(_STAYS_S)
-    silent = [camera.settings.id for camera in cameras if not camera.lane.counts().published]
+    gives_up_at = time.monotonic() + _PATIENCE_S
+    while silent := [camera.settings.id for camera in cameras if not camera.lane.counts().published]:
+        if time.monotonic() > gives_up_at:
+            break
+        await asyncio.sleep(_POLL_S)
     for name in names:
         await parts.registry.remove(name)
     if silent:
-        raise RuntimeError(f"{len(silent)} cameras showed no result in {_STAYS_S:g} s, {silent[0]} among them")
+        raise RuntimeError(
+            f"{len(silent)} cameras showed no result in {_STAYS_S + _PATIENCE_S:g} s, {silent[0]} among them"
+        )
 
 
 def _resources(gpu: int) -> tuple[int, int, int]:

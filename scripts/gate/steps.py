@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,14 +41,14 @@ STEPS = (
         title="engine built, batch 1 to 16",
         function="scripts.gate.engine:build",
         needs=("driver", "engine", "pycuda"),
-        timeout_s=240,
+        timeout_s=420,
     ),
     Step(
         name="tests",
         title="contract and parity tests (marker gpu)",
         function="scripts.gate.suite:run_tests",
         needs=("driver", "pycuda"),
-        timeout_s=240,
+        timeout_s=540,  # two minutes of clips in real time, and two engines
     ),
     Step(
         name="kernels",
@@ -81,7 +83,7 @@ STEPS = (
         title="whole pipeline, batch 1 against 4, 8, 16",
         function="scripts.gate.pipeline:by_batch",
         needs=("driver", "engine", "pycuda"),
-        timeout_s=150,
+        timeout_s=420,  # three more engines
     ),
     Step(
         name="load",
@@ -149,18 +151,24 @@ def _run(step: Step, plan_path: Path, scale: float) -> Outcome:
     out = plan_path.parent / f"step-{step.name}.json"
     out.unlink(missing_ok=True)
     command = [sys.executable, str(ROOT / "scripts/gpu_gate.py"), "--child", step.name, str(plan_path), str(out)]
+    limit_s = step.timeout_s * scale
     began = time.monotonic()
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=step.timeout_s * scale, check=False
-        )
-    except subprocess.TimeoutExpired as exc:
-        tail = _tail(exc.stderr.decode(errors="replace") if isinstance(exc.stderr, bytes) else exc.stderr or "")
-        reason = f"did not end within {step.timeout_s * scale:.0f} s; it last said: {tail}"
-        return _outcome(step, "failed", time.monotonic() - began, reason=reason)
+    # A session of its own, so that what it started (pytest, the simulator) can be ended with it.
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        try:
+            _, said = child.communicate(timeout=limit_s)
+        except BaseException as exc:
+            os.killpg(child.pid, signal.SIGKILL)
+            _, said = child.communicate()
+            if not isinstance(exc, subprocess.TimeoutExpired):
+                raise
+            reason = f"did not end within {limit_s:.0f} s; it last said: {_tail(said)}"
+            return _outcome(step, "failed", time.monotonic() - began, reason=reason)
     took_s = time.monotonic() - began
-    if done.returncode != 0 or not out.is_file():
-        return _outcome(step, "failed", took_s, reason=f"ended with {done.returncode}: {_tail(done.stderr)}")
+    if child.returncode != 0 or not out.is_file():
+        return _outcome(step, "failed", took_s, reason=f"ended with {child.returncode}: {_tail(said)}")
     result = json.loads(out.read_text(encoding="utf-8"))
     failed = result.get("failed")
     return _outcome(step, "failed" if failed else "ok", took_s, result=result, reason=failed)

@@ -126,8 +126,8 @@ def numbered(picture: SourceFrame[Any], number: int) -> Frame[Any]:
 async def on_cpu(tmp_path: Path) -> AsyncIterator[Opened]:
     from app.backends.cpu.backend import CpuBackend
 
-    settings = cuda_settings(tmp_path / "cpu").model_copy(update={"backend": Settings.model_fields["backend"].default})
-    backend = CpuBackend(settings)
+    settings = await asyncio.to_thread(cuda_settings, tmp_path / "cpu")  # reads files
+    backend = CpuBackend(settings.model_copy(update={"backend": Settings.model_fields["backend"].default}))
     detector = await asyncio.to_thread(backend.open_detector)
     yield Opened(backend, detector)
     await detector.aclose()
@@ -138,7 +138,8 @@ async def on_gpu(gpu: Report, data_dir_of_engines: Path, request: pytest.Fixture
     """The CUDA backend with the settings that a test's `cuda` marker-like parameter names."""
     from app.backends.cuda.backend import CudaBackend
 
-    backend = CudaBackend(cuda_settings(data_dir_of_engines, **getattr(request, "param", {})))
+    settings = await asyncio.to_thread(cuda_settings, data_dir_of_engines, **getattr(request, "param", {}))
+    backend = CudaBackend(settings)
     detector = await asyncio.to_thread(backend.open_detector)
     yield Opened(backend, detector)
     await detector.aclose()

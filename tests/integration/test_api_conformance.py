@@ -52,6 +52,7 @@ REFUSED = {
 }
 # Names that are looked for at run time, and base classes, which mypy does not follow. Where they are.
 LOOKED_FOR: Mapping[str, set[str]] = {
+    "BuilderFlag.REQUIRE_USER_ALLOCATION": {RTX_},
     "DynamicShapesKernelSpecializationStrategy.EAGER": {RTX_},
     "ExecutionContextAllocationStrategy.USER_MANAGED": {TEN, ELEVEN, RTX_},
     "ICudaEngine.device_memory_size_v2": {TEN, ELEVEN, RTX_},

@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from app.backends.cuda import build as build_module
+from app.backends.cuda.build import EngineRequest, find_or_build
 from app.backends.cuda.builder import (
     BuildProgress,
     Job,
@@ -19,9 +22,10 @@ from app.backends.cuda.builder import (
     rtx_capabilities,
     strongly_typed,
 )
-from app.backends.cuda.engine_file import Precision
+from app.backends.cuda.engine_file import Precision, Runtime
 from app.errors import BackendUnavailable, Cancelled, ModelError
-from tests.support.onnx_models import SIZE, bright_cells
+from app.inference.model import read_onnx
+from tests.support.onnx_models import SIZE, bright_cells, saved
 
 JOB = Job(
     name="cells",
@@ -70,7 +74,7 @@ class FakeTrt:
             self.TacticSource = names("CUBLAS", "CUBLAS_LT", "CUDNN", "EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
         else:
             self.NetworkDefinitionCreationFlag = names("STRONGLY_TYPED")
-            self.BuilderFlag = names("TF32")
+            self.BuilderFlag = names("TF32", "REQUIRE_USER_ALLOCATION") if rtx else names("TF32")
             self.IProgressMonitor = type("IProgressMonitor", (), {})
         if rtx:
             self.ComputeCapability = names("NONE", "CURRENT", "SM75", "SM86", "SM120")
@@ -195,10 +199,11 @@ def test_tensorrt_8_does_without_the_libraries_that_are_not_here() -> None:
 @pytest.mark.parametrize("version", ["10.16.1", "11.4.0", "1.7.1"])
 def test_later_ones_are_strongly_typed(version: str) -> None:
     trt = FakeTrt(version)
-    assert build(trt).flags == []
+    own = ["REQUIRE_USER_ALLOCATION"] if version.startswith("1.") else []  # so that it can be captured into a graph
+    assert build(trt).flags == own
     assert trt.told.network_flags == 1 << trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     assert trt.told.previews == [] and trt.told.tactics is None
-    assert build(FakeTrt(version), replace(JOB, precision="fp32")).flags == ["no TF32"]
+    assert build(FakeTrt(version), replace(JOB, precision="fp32")).flags == ["no TF32", *own]
 
 
 def test_tensorrt_rtx_is_told_what_to_build_for() -> None:
@@ -206,6 +211,18 @@ def test_tensorrt_rtx_is_told_what_to_build_for() -> None:
     assert rtx_capabilities(trt) == ("7.5", "8.6", "12.0")  # type: ignore[arg-type, unused-ignore]
     assert build(trt, replace(JOB, compute_capabilities=("7.5", "12.0"))).capabilities == ["SM75", "SM120"]
     assert build(FakeTrt("1.7.1")).capabilities == []
+
+
+def test_tensorrt_rtx_is_told_even_of_the_gpu_that_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turing = SimpleNamespace(name="NVIDIA T4", compute_capability=(7, 5))  # which its default leaves out
+    spec = read_onnx(saved(bright_cells(), tmp_path / "cells.onnx"))
+    for runtime, version, told in (("tensorrt_rtx", "1.7.1", ["SM75"]), ("tensorrt", "10.16.1", [])):
+        trt = FakeTrt(version)
+        monkeypatch.setattr(build_module, "load_runtime", lambda _runtime, trt=trt: trt)
+        request = EngineRequest(runtime=cast(Runtime, runtime), precision="fp32")
+        engine = find_or_build(spec, request, folder=tmp_path, gpu=turing)
+        assert trt.told.capabilities == told
+        assert (engine.identity.gpu, engine.identity.compute_capability) == ("NVIDIA T4", "7.5")
 
 
 def test_timings_of_another_gpu_are_begun_anew() -> None:

@@ -207,6 +207,27 @@ def test_whoever_waits_too_long_for_another_opening_is_told(path: Path, time: Ti
     second.done()
 
 
+def test_many_cameras_that_open_first_exhaust_nobodys_patience(path: Path, time: Time) -> None:
+    class Crowd:
+        """A lock that comes free again and again, and that others take."""
+
+        ahead = 3
+
+        def acquire(self, *, timeout: float) -> bool:
+            if self.ahead == 0:
+                return True
+            self.ahead -= 1
+            guard.unlock()  # one of them is done, and the next one is faster than we
+            return False
+
+        def release(self) -> None: ...
+
+    guard = OpeningGuard(path, utc=time, clock=time, turn=Crowd())
+    opening = guard.open("gate-4", codec="h264")
+    assert opening is not None
+    opening.done()
+
+
 def test_a_suspect_waits_until_the_others_have_been_quiet(path: Path, time: Time) -> None:
     guard = guard_at(path, time)
     time.now += 1.5

@@ -13,13 +13,16 @@ from typing import Any
 import psutil
 import pytest
 
+from app.backends.cuda.probe import examine
 from app.types import Availability
 from scripts.gate import steps
 from scripts.gate.availability import Found
 from scripts.gate.clips import looped
+from scripts.gate.decode import packets_of
 from scripts.gate.plan import GatePlan, read_plan, write_plan
 from scripts.gate.report import as_json, as_table
 from scripts.gate.steps import ROOT, STEPS, Outcome, Step, run_in_child, run_steps
+from scripts.gate.suite import run_tests
 from tests.support.clips import write_test_clip
 from tests.support.wait import wait_in_thread
 
@@ -207,3 +210,18 @@ def test_a_looped_clip_keeps_its_clock_going(tmp_path: Path) -> None:
     gaps = [after - before for before, after in itertools.pairwise(times)]
     assert times[-1] >= 4.8
     assert all(gap == pytest.approx(1 / 20, abs=2e-3) for gap in gaps)
+
+
+def test_the_packets_for_nvdec_are_known_by_their_format(tmp_path: Path) -> None:
+    clip = write_test_clip(tmp_path / "clip.mp4", seconds=1.0)  # keeps its parameter sets outside of the stream
+    packets, video = packets_of(clip)
+    assert (video.codec, video.chroma, video.bit_depth) == ("h264", "420", 8)
+    assert len(packets) == 10 and bytes(packets[0])[:4] == b"\0\0\0\1"
+
+
+@pytest.mark.skipif(examine().part("driver").available, reason="this machine has a GPU, where these tests take minutes")
+def test_the_tests_that_need_a_gpu_are_collected_and_say_what_is_missing(tmp_path: Path) -> None:
+    result = run_tests(read_plan(plan_in(tmp_path)))
+    assert result["passed"] == 0 and not result["failed_tests"]
+    assert str(result["failed"]).startswith("no test ran") and len(result["skipped"]) > 20
+    assert all("driver" in reason for reason in result["skipped"].values()), result["skipped"]

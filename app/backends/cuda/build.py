@@ -37,9 +37,6 @@ from app.inference.onnx_file import load_onnx
 if TYPE_CHECKING:  # written from the real packages, where `tests/integration/test_api_conformance.py` checks with them
     from nvidia_modules import TensorRt
 
-if TYPE_CHECKING:
-    from nvidia_modules import TensorRt
-
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 16
@@ -254,7 +251,8 @@ def _build(trt: TensorRt, plan: _Plan, check: Check | None, on_progress: Callabl
         opt_batch=identity.opt_batch,
         max_batch=identity.max_batch,
         workspace_bytes=None if request.workspace_mib is None else request.workspace_mib << 20,
-        compute_capabilities=tuple(identity.compute_capability.split("+")) if identity.gpu is None else (),
+        # TensorRT-RTX has to be told even what is here: left alone, it builds for Ampere and later, and not for Turing.
+        compute_capabilities=tuple(identity.compute_capability.split("+")) if request.runtime == "tensorrt_rtx" else (),
         timing_cache=_content(timings),
     )
     built = build_plan(trt, job, on_progress=on_progress)

@@ -46,7 +46,7 @@ class Job:
     opt_batch: int
     max_batch: int
     workspace_bytes: int | None = None  # None: as much as the GPU has
-    compute_capabilities: tuple[str, ...] = ()  # of TensorRT-RTX: what to build for; empty: the GPU that is here
+    compute_capabilities: tuple[str, ...] = ()  # of TensorRT-RTX: what to build for; empty: Ampere and later
     timing_cache: bytes = b""
 
 
@@ -172,6 +172,8 @@ def _configure(trt: TensorRt, builder: tensorrt.Builder, config: tensorrt.IBuild
     config.max_aux_streams = 0
     if job.precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default; it keeps 10 bits of 23
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX, which without it may allocate as it runs
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # and then cannot be captured into a graph
     if not strongly_typed(trt):
         _configure_8(trt, config, job)
     if job.compute_capabilities:

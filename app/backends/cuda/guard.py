@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 FILE_NAME = "nvdec-openings.json"
 EXPIRES_AFTER_S = 24 * 3600.0
@@ -60,6 +61,14 @@ class Opening:
         self.made()
 
 
+class Turn(Protocol):
+    """Whose turn it is to open: a lock."""
+
+    def acquire(self, *, timeout: float) -> bool: ...
+
+    def release(self) -> None: ...
+
+
 class OpeningGuard:
     """Remembers openings across the death of the process. Any thread."""
 
@@ -70,13 +79,18 @@ class OpeningGuard:
         utc: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         patience_s: float = 10.0,
+        turn: Turn | None = None,
     ) -> None:
-        """Read the file at `path`, which need not exist. Blocking. `open` waits `patience_s` for another opening."""
+        """Read the file at `path`, which need not exist. Blocking. `open` waits `patience_s` for any one opening.
+
+        `turn` is a lock, or what a test puts in its place.
+        """
         self._path = path
         self._patience_s = patience_s
         self._utc = utc
         self._clock = clock
-        self._one_at_a_time = threading.Lock()
+        self._turn: Turn = turn or threading.Lock()  # one at a time
+        self._turns = 0  # that are over; belongs to whoever's turn it is
         self._lock = threading.Lock()  # of what follows, and of the file
         self._urls: dict[str, str] = {}  # of suspects, as this process saw them first
         self._opened_at = clock()
@@ -117,9 +131,12 @@ class OpeningGuard:
         return True
 
     def open(self, camera_id: str, *, codec: str) -> Opening | None:
-        """Mark a camera, once no other one is being opened; None when that takes too long. Blocking."""
-        if not self._one_at_a_time.acquire(timeout=self._patience_s):
-            return None
+        """Mark a camera, once no other one is being opened; None when one of them takes too long. Blocking."""
+        before = self._turns
+        while not self._turn.acquire(timeout=self._patience_s):
+            if self._turns == before:
+                return None
+            before = self._turns  # many cameras that start together take longer than any one of them
         with self._lock:
             self._opened_at = self._clock()
             known = self._entries.get(camera_id)
@@ -136,7 +153,8 @@ class OpeningGuard:
 
     def unlock(self) -> None:
         """For `Opening`: the next camera may be opened."""
-        self._one_at_a_time.release()
+        self._turns += 1
+        self._turn.release()
 
     def _forget(self, camera_id: str) -> None:
         if self._entries.pop(camera_id, None) is not None:
