@@ -45,6 +45,7 @@ class ServiceFigures:
     dropped: dict[str, int]
     batch_sizes: dict[int, int]
     close_reasons: dict[str, int]
+    decoders: dict[str, int]  # cameras, by what decodes them at the end
     rss_start_bytes: int
     rss_end_bytes: int
 
@@ -96,16 +97,17 @@ def service_figures(
     before: Snapshot,
     after: Snapshot,
     latencies: Latencies,
-    camera: Camera[Any],
+    cameras: Sequence[Camera[Any]],
     *,
     reading: Reading,
     rss_start_bytes: int,
 ) -> ServiceFigures:
-    """The figures of the time between two snapshots; `camera` stands for all, which show the same clip."""
+    """The figures of the time between two snapshots; the cameras show the same clip."""
     published = [b.published - a.published for a, b in zip(before.frames, after.frames, strict=True)]
     decoded = [b.decoded - a.decoded for a, b in zip(before.frames, after.frames, strict=True)]
     dropped = [difference(b.dropped, a.dropped) for a, b in zip(before.frames, after.frames, strict=True)]
-    info, seconds = camera.status.info, after.at - before.at
+    infos = [camera.status.info for camera in cameras]
+    info, seconds = infos[0], after.at - before.at
     assert info is not None  # it delivered frames
     return ServiceFigures(
         seconds=seconds,
@@ -121,6 +123,7 @@ def service_figures(
         dropped=_sum(dropped),
         batch_sizes=dict(sorted(difference(after.batch_sizes, before.batch_sizes).items())),
         close_reasons=difference(after.close_reasons, before.close_reasons),
+        decoders=dict(Counter(each.decoder for each in infos if each is not None)),
         rss_start_bytes=rss_start_bytes,
         rss_end_bytes=reading.rss_bytes,
     )

@@ -96,7 +96,7 @@ async def _measure(
     after = look(parts, cameras)
     reading = await asyncio.to_thread(meter.read)
     latencies.take()
-    return service_figures(before, after, latencies, cameras[0], reading=reading, rss_start_bytes=meter.rss_bytes)
+    return service_figures(before, after, latencies, cameras, reading=reading, rss_start_bytes=meter.rss_bytes)
 
 
 @contextlib.asynccontextmanager

@@ -6,6 +6,7 @@ both. A run is saturated when the cameras send more than the service infers: the
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ BATCHES = (1, 4, 8, 16)
 RTSP_CAMERAS = 16
 _SECONDS = 10.0
 _WARM_UP_S = 3.0
-# What the cameras send together. More than any card infers, as long as the reader threads keep up with it.
-_OFFERED_FPS = 8000.0
-_MOST_FPS = 1000.0
+# What the cameras send together: more than the slower of NVDEC and the engine does, where those steps have told.
+_OVERLOAD = 1.3
+_UNTOLD_FPS = 8000.0
+_MOST_FPS = 2000.0  # of one camera: more than one NVDEC engine decodes of one stream
 _LOAD = 0.7
 _SPARE_S = 25.0  # files last this much longer than the measurement: the start, the warm-up, the stop
 
@@ -75,7 +77,18 @@ def over_rtsp(plan: GatePlan) -> dict[str, Any]:
 
 
 def _saturated(plan: GatePlan, *, cameras: int, max_size: int | None = None) -> dict[str, Any]:
-    return _files(plan, cameras=cameras, fps=min(_MOST_FPS, _OFFERED_FPS / cameras), max_size=max_size)
+    return _files(plan, cameras=cameras, fps=min(_MOST_FPS, offered_fps(plan) / cameras), max_size=max_size)
+
+
+def offered_fps(plan: GatePlan) -> float:
+    """What the cameras send together to saturate the service: from the steps that ran before, if they did."""
+    told = plan.folder / "outcomes.json"
+    outcomes = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else []
+    results = {each["name"]: each["result"] for each in outcomes if each["state"] == "ok" and each["result"]}
+    limits = [
+        results[step][key] for step, key in (("engine", "images_per_second"), ("nvdec", "fps")) if step in results
+    ]
+    return _OVERLOAD * min(limits) if limits else _UNTOLD_FPS
 
 
 def _files(plan: GatePlan, *, cameras: int, fps: float, max_size: int | None = None) -> dict[str, Any]:
@@ -129,5 +142,6 @@ def _figures(run: WorkloadRun) -> dict[str, Any]:
         "dropped": figures.dropped,
         "batch_sizes": figures.batch_sizes,
         "ledger_holds": run.ledger.holds,
+        "decoders": figures.decoders,
         "picture": f"{figures.codec} {figures.width}x{figures.height}",
     }

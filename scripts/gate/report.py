@@ -135,6 +135,8 @@ def _pipeline(run: dict[str, Any]) -> str:
         if key in gpu
     )
     size = f", batch {run['max_size']}" if "max_size" in run else ""
+    if software := run["decoders"].get("software"):
+        used = f"{used}, {software} decoded in software".removeprefix(", ")
     cost = f"{run['cpu_ms_per_frame']:.2f} ms CPU a frame"
     return (
         f"{run['cameras']} cameras{size}: {run['inferred_fps']:.0f} fps, p50/p95/p99 "

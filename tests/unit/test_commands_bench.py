@@ -45,6 +45,7 @@ def make_report(*, inferred_fps: float = 90.0, decoded_fps: float = 180.0, limit
         dropped={"replaced": 900},
         batch_sizes={1: 10, 4: 225},
         close_reasons={"full": 225},
+        decoders={"software": 4},
         rss_start_bytes=2**28,
         rss_end_bytes=2**28,
     )

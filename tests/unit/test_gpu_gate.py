@@ -6,7 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from scripts.gate import steps
 from scripts.gate.availability import Found
 from scripts.gate.clips import looped
 from scripts.gate.decode import packets_of
+from scripts.gate.pipeline import offered_fps
 from scripts.gate.plan import GatePlan, read_plan, write_plan
 from scripts.gate.report import as_json, as_table
 from scripts.gate.steps import ROOT, STEPS, Outcome, Step, run_in_child, run_steps
@@ -159,6 +160,7 @@ RUN: dict[str, Any] = {
     "inferred_fps": 6400.0,
     "latency_ms": {"p50": 9.0, "p95": 14.0, "p99": 19.5},
     "cpu_ms_per_frame": 0.21,
+    "decoders": {"nvdec": 64},
     "gpu": {"utilization_ratio": 0.93, "decoder_utilization_ratio": 0.71},
 }
 
@@ -225,3 +227,17 @@ def test_the_tests_that_need_a_gpu_are_collected_and_say_what_is_missing(tmp_pat
     assert result["passed"] == 0 and not result["failed_tests"]
     assert str(result["failed"]).startswith("no test ran") and len(result["skipped"]) > 20
     assert all("driver" in reason for reason in result["skipped"].values()), result["skipped"]
+
+
+def test_cameras_decoded_in_software_are_told() -> None:
+    run = {**RUN, "decoders": {"nvdec": 60, "software": 4}}
+    report = as_json(found("driver"), [outcome("pipeline", {"runs": [run], "inferred_fps": 1.0})], seconds=1.0)
+    assert "4 decoded in software" in as_table(report)
+
+
+def test_cameras_send_more_than_the_slower_of_engine_and_nvdec(tmp_path: Path) -> None:
+    plan = read_plan(plan_in(tmp_path))
+    assert offered_fps(plan) == 8000
+    steps = [outcome("engine", {"images_per_second": 20_000.0}), outcome("nvdec", {"fps": 9000.0})]
+    (tmp_path / "outcomes.json").write_text(json.dumps([asdict(step) for step in steps]), encoding="utf-8")
+    assert offered_fps(plan) == pytest.approx(11_700)
