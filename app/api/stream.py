@@ -26,6 +26,7 @@ router = APIRouter()
 logger = logging.getLogger("vidette.api")
 
 BAD_QUERY, FORBIDDEN, GOING_AWAY, TRY_AGAIN_LATER = 4400, 4403, 1001, 1013
+REASON_BYTES = 123
 # A client that takes nothing for this long is closed; it may come back with `since`.
 STAND_STILL_S = 30.0
 KNOWN = frozenset({"camera", "class", "min_score", "empty", "mode", "format", "since"})
@@ -116,7 +117,16 @@ async def detections(socket: WebSocket) -> None:
     except TooManyRequests as exc:
         code, reason = TRY_AGAIN_LATER, str(exc)
     if code is not None:
-        await socket.close(code, reason[:120].encode()[:120].decode(errors="ignore"))
+        await socket.close(code, _fitting(reason))
+
+
+def _fitting(reason: str) -> str:
+    """What of a reason fits into a close frame (RFC 6455, 5.5), cut between words."""
+    text = reason.encode()
+    if len(text) <= REASON_BYTES:
+        return reason
+    cut = text[: REASON_BYTES - len("…".encode())].decode(errors="ignore")
+    return f"{cut.rpartition(' ')[0] or cut}…"
 
 
 async def _serve(socket: WebSocket, subscription: Subscription, parts: Parts, form: Format) -> tuple[int | None, str]:

@@ -34,6 +34,7 @@ _SHARE = re.compile(r"(?P<step>.+?): (?:image )?(?P<done>\d+) (?:%|of (?P<total>
 
 def build_engine(arguments: argparse.Namespace) -> int:
     """Build the engine that `arguments` describe, unless it is there. 0; raises `ModelError` (2) and others (1)."""
+    _check(arguments)
     _quiet_libraries()
     settings = load_settings()
     report = examine(gpu=settings.backend.gpu)
@@ -92,27 +93,31 @@ class Shown:
             self._progress.done(float(match["done"]))
 
 
-def _request(arguments: argparse.Namespace, runtime: Runtime) -> EngineRequest:
-    from app.backends.cuda.build import EngineRequest
-
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse options that cannot be, whatever is installed. Raises `ConfigError` that names the option."""
     max_batch: int = arguments.max_batch
     if not 1 <= max_batch <= LARGEST_BATCH:
         raise ConfigError(f"--max-batch must be 1 to {LARGEST_BATCH}, not {max_batch}")
-    opt_batch: int = min(USUAL_OPT_BATCH, max_batch) if arguments.opt_batch is None else arguments.opt_batch
-    if not 1 <= opt_batch <= max_batch:
-        raise ConfigError(f"--opt-batch must be 1 to --max-batch, which is {max_batch}, not {opt_batch}")
+    if arguments.opt_batch is not None and not 1 <= arguments.opt_batch <= max_batch:
+        raise ConfigError(f"--opt-batch must be 1 to --max-batch, which is {max_batch}, not {arguments.opt_batch}")
     if arguments.workspace_mib is not None and arguments.workspace_mib < 1:
         raise ConfigError(f"--workspace-mib must be 1 or more, not {arguments.workspace_mib}")
     if arguments.calibrate is not None and arguments.precision != "int8":
         raise ConfigError(f"--calibrate is for --precision int8, not {arguments.precision}")
     if arguments.out is not None and arguments.out.suffix != ".engine":
         raise ConfigError(f"--out must name a file that ends in .engine, not {arguments.out}")
+
+
+def _request(arguments: argparse.Namespace, runtime: Runtime) -> EngineRequest:
+    from app.backends.cuda.build import EngineRequest
+
+    max_batch: int = arguments.max_batch
     capabilities = tuple(each.strip() for each in (arguments.compute_capability or "").split(",") if each.strip())
     return EngineRequest(
         runtime=runtime,
         precision=arguments.precision,
         max_batch=max_batch,
-        opt_batch=opt_batch,
+        opt_batch=min(USUAL_OPT_BATCH, max_batch) if arguments.opt_batch is None else arguments.opt_batch,
         workspace_mib=arguments.workspace_mib,
         calibrate=arguments.calibrate,
         compute_capabilities=capabilities,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from pydantic import ValidationError
 
 from app.cameras.database import FILE_NAME, copy_in_memory, open_database
 from app.cameras.entries import ReadEntry, read_entries
@@ -62,11 +63,20 @@ def _into_folder(settings: Settings, entries: Sequence[ReadEntry], *, dry_run: b
 def _client(url: str) -> httpx.Client:
     if not url.startswith(("http://", "https://")):
         raise ConfigError("--url: must start with http:// or https://, as in http://127.0.0.1:8080")
-    return httpx.Client(base_url=url, timeout=_TIMEOUT_S, trust_env=False)
+    try:
+        return httpx.Client(base_url=url, timeout=_TIMEOUT_S, trust_env=False)
+    except httpx.InvalidURL:  # its words may repeat a password
+        raise ConfigError("--url: must be a host and a port, as in http://127.0.0.1:8080") from None
+
+
+def _address(client: httpx.Client) -> str:
+    """The service as messages call it: what stands before the host may be a password, for a proxy with a login."""
+    url = client.base_url
+    return f"{url.scheme}://{url.netloc.decode('ascii')}{url.path.rstrip('/')}"
 
 
 def _into_service(client: httpx.Client, entries: Sequence[ReadEntry], *, force: bool, dry_run: bool) -> ImportPlan:
-    stored = {view["id"]: _settings_of(view) for view in _ask(client, "GET", _API)}
+    stored = _stored(client)
     plan = plan_import(entries, stored, passwords_known=False)
     if dry_run:
         return plan
@@ -81,6 +91,14 @@ def _into_service(client: httpx.Client, entries: Sequence[ReadEntry], *, force: 
         body = _body(camera, password=camera.id in says_password)
         _ask(client, "PUT", f"{_API}/{camera.id}", what=places[camera.id], json=body)
     return plan
+
+
+def _stored(client: httpx.Client) -> dict[str, CameraSettings]:
+    views = _ask(client, "GET", _API)
+    try:
+        return {view["id"]: _settings_of(view) for view in views}
+    except (TypeError, KeyError, ValidationError):
+        raise AppError(f"{_address(client)} is not Vidette: its answer lists no cameras") from None
 
 
 def _settings_of(view: dict[str, Any]) -> CameraSettings:
@@ -100,9 +118,9 @@ def _ask(client: httpx.Client, method: str, path: str, *, what: str = "", **opti
         response = client.request(method, path, **options)
         answer = response.json()
     except httpx.HTTPError as exc:
-        raise AppError(f"{prefix}{client.base_url} does not answer: {exc or type(exc).__name__}") from None
+        raise AppError(f"{prefix}{_address(client)} does not answer: {exc or type(exc).__name__}") from None
     except ValueError:
-        raise AppError(f"{prefix}{client.base_url} is not Vidette: its answer is no JSON") from None
+        raise AppError(f"{prefix}{_address(client)} is not Vidette: its answer is no JSON") from None
     if response.is_success:
         return answer
     detail = answer.get("detail") if isinstance(answer, dict) else None

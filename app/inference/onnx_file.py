@@ -34,6 +34,10 @@ class OnnxFile:
 
 def load_onnx(path: Path) -> ModelProto:
     """Parse an ONNX file. Raises `ModelError` when it is missing, unreadable or no ONNX."""
+    if path.suffix == ".engine":
+        raise ModelError(
+            f"model file {path} is a TensorRT engine, which only the cuda backend runs; name its ONNX file"
+        )
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except OSError as exc:

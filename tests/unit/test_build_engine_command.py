@@ -41,6 +41,23 @@ def test_without_tensorrt_it_is_one_sentence_that_names_the_package(
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--max-batch", "17"), "--max-batch must be 1 to 16, not 17"),
+        (("--max-batch", "4", "--opt-batch", "8"), "--opt-batch must be 1 to --max-batch, which is 4, not 8"),
+        (("--workspace-mib", "0"), "--workspace-mib must be 1 or more, not 0"),
+        (("--calibrate", "."), "--calibrate is for --precision int8, not fp16"),
+        (("--out", "x.plan"), "--out must name a file that ends in .engine, not x.plan"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_whatever_is_installed(
+    arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("build-engine", DEMO, *arguments) == 2
+    assert capsys.readouterr().err == f"vidette: {sentence}\n"
+
+
 @without_tensorrt
 def test_the_script_of_the_old_name_builds_engines_too(tmp_path: Path) -> None:
     script = [str(ROOT / "scripts" / "build_batch_model.sh"), DEMO]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -172,3 +176,49 @@ def test_a_service_is_named_by_its_url(
 ) -> None:
     assert vidette(data_dir, "import", cameras_yml, "--url", url) == 2
     assert capsys.readouterr().err.startswith("vidette: --url: must start with http:// or https://")
+
+
+@pytest.mark.parametrize("url", ["http://admin:hunter2/", "http://[::1", "http://admin:hunter2@127.0.0.1:port"])
+def test_a_url_that_is_none_is_refused_without_its_words(
+    data_dir: Path, cameras_yml: str, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vidette(data_dir, "import", cameras_yml, "--url", url) == 2
+    assert capsys.readouterr().err == "vidette: --url: must be a host and a port, as in http://127.0.0.1:8080\n"
+
+
+def test_the_login_of_a_proxy_is_in_no_message(
+    data_dir: Path, cameras_yml: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    assert vidette(data_dir, "import", cameras_yml, "--url", f"http://admin:hunter2@127.0.0.1:{port}/vidette/") == 1
+    assert capsys.readouterr().err.startswith(f"vidette: http://127.0.0.1:{port}/vidette does not answer: ")
+
+
+@pytest.fixture
+def other_service(request: pytest.FixtureRequest) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(request.param)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "other_service", [b"<html>", b"5", b'["x"]', b'{"a": 1}', b'[{"id": "gate-1"}]', b"[{}]"], indirect=True
+)
+def test_a_service_that_is_another_one_is_told_apart(
+    data_dir: Path, cameras_yml: str, other_service: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vidette(data_dir, "import", cameras_yml, "--url", other_service) == 1
+    assert capsys.readouterr().err.startswith(f"vidette: {other_service} is not Vidette: its answer ")

@@ -143,6 +143,13 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path, content: bytes) -> No
         read_onnx(path)
 
 
+def test_an_engine_is_sent_to_the_backend_that_runs_it(tmp_path: Path) -> None:
+    path = tmp_path / "demo.engine"
+    path.write_bytes(b"\x00" * 100)
+    with pytest.raises(ModelError, match=r"demo\.engine is a TensorRT engine, which only the cuda backend runs"):
+        resolve_model(str(path), tmp_path)
+
+
 def test_weights_in_a_second_file_are_refused(tmp_path: Path) -> None:
     model = bright_cells()
     weight = model.graph.initializer[0]
