@@ -117,16 +117,17 @@ async def detections(socket: WebSocket) -> None:
     except TooManyRequests as exc:
         code, reason = TRY_AGAIN_LATER, str(exc)
     if code is not None:
-        await socket.close(code, _fitting(reason))
+        await socket.close(code, fitting(reason))
 
 
-def _fitting(reason: str) -> str:
-    """What of a reason fits into a close frame (RFC 6455, 5.5), cut between words."""
+def fitting(reason: str) -> str:
+    """What of a reason fits into a close frame (RFC 6455, 5.5); cut between words, unless one of them is most of it."""
     text = reason.encode()
     if len(text) <= REASON_BYTES:
         return reason
     cut = text[: REASON_BYTES - len("…".encode())].decode(errors="ignore")
-    return f"{cut.rpartition(' ')[0] or cut}…"
+    words = cut.rpartition(" ")[0]
+    return f"{words if 2 * len(words) > len(cut) else cut}…"
 
 
 async def _serve(socket: WebSocket, subscription: Subscription, parts: Parts, form: Format) -> tuple[int | None, str]:

@@ -189,7 +189,7 @@ def test_a_file_that_is_no_configuration_is_refused_with_its_name(
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert refusal(config=tmp_path / "no.yml") == f"{tmp_path / 'no.yml'}: there is no such configuration file"
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory$"):
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory$"):
         read_yaml(tmp_path)
 
 

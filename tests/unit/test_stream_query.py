@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
-from app.api.stream import KNOWN, StreamQuery, parse_query
+from app.api.stream import KNOWN, REASON_BYTES, StreamQuery, fitting, parse_query
 
 CAMERAS = ("gate-1", "door")
 LABELS = ("person", "car")
@@ -85,3 +85,18 @@ def test_any_query_is_understood_or_refused_with_a_value_error(pairs: list[tuple
         parse_query(QueryParams(pairs), cameras=CAMERAS, labels=LABELS)
     except ValueError as exc:
         assert ": " in str(exc)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("min_score: must be 0 to 1", "min_score: must be 0 to 1"),
+        ("x" * 123, "x" * 123),
+        ("wait " * 25, "wait " * 23 + "wait…"),
+        ("class: " + "x" * 200, "class: " + "x" * 113 + "…"),
+        ("ü" * 100, "ü" * 60 + "…"),
+    ],
+)
+def test_a_reason_is_cut_to_what_a_close_frame_holds(reason: str, told: str) -> None:
+    assert fitting(reason) == told
+    assert len(told.encode()) <= REASON_BYTES
