@@ -8,6 +8,7 @@ from fastapi import Depends, Path, Request
 from pydantic import BaseModel, ConfigDict
 
 from app.cameras.camera import Camera
+from app.cameras.urls import masked
 from app.results.wire import utc_text
 from app.service import Parts, Service
 
@@ -92,7 +93,8 @@ class CameraView(BaseModel):
 def camera_view(camera: Camera[Any]) -> CameraView:
     settings = camera.settings
     return CameraView(
-        **settings.model_dump(exclude={"password"}),
+        **settings.model_dump(exclude={"password", "url"}),
+        url=masked(settings.url),
         password_set=settings.password is not None,
         status=status_view(camera),
     )

@@ -93,8 +93,8 @@ def plan_import(
 
 
 def _shown(camera: CameraSettings, passwords_known: bool) -> CameraSettings:
-    hidden = {"declared": False} if passwords_known else {"declared": False, "password": None}
-    return camera.model_copy(update=hidden)
+    hidden = {} if passwords_known else {"password": None, "url": masked(camera.url)}
+    return camera.model_copy(update={"declared": False, **hidden})
 
 
 def _as_mapping(camera: CameraSettings, with_secrets: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from app.cameras.settings import CameraSettings, free_id
-from app.cameras.urls import CameraUrl, check_credentials, parse_camera_url
+from app.cameras.urls import CameraUrl, check_credentials, is_masked, masked, parse_camera_url
 from app.errors import InvalidField
 
 
@@ -39,6 +39,18 @@ def replaced(stored: CameraSettings | None, settings: CameraSettings, *, says_pa
     if says_password or stored is None:
         return settings
     return settings.model_copy(update={"password": stored.password})
+
+
+def unmasked(settings: CameraSettings, stored: CameraSettings | None) -> CameraSettings:
+    """Settings whose URL may come from a response or an export, which put `***` in place of a secret in it.
+
+    Such a URL means the stored one. Raises `InvalidField` when it is not that of the stored camera.
+    """
+    if not is_masked(settings.url):
+        return settings
+    if stored is None or masked(stored.url) != settings.url:
+        raise InvalidField("url", "write the secret in place of ***; only an unchanged URL may leave it out")
+    return settings.model_copy(update={"url": stored.url})
 
 
 def check_classes(settings: CameraSettings, model: Collection[str], *, also: Collection[str] = ()) -> None:

@@ -12,7 +12,7 @@ from app.cameras.backoff import Backoff
 from app.cameras.camera import Camera, CameraStatus
 from app.cameras.entries import ReadEntry, read_entries, reconcile
 from app.cameras.lane import Lane, LaneSettings
-from app.cameras.registration import check_classes, field_errors, parsed, password_of, resolve
+from app.cameras.registration import check_classes, field_errors, parsed, password_of, resolve, unmasked
 from app.cameras.settings import CameraRegistration, CameraSettings
 from app.cameras.source import FrameSource, SourceRequest
 from app.cameras.store import CameraStore
@@ -218,6 +218,8 @@ class Registry(Generic[S]):
 
     def _resolved(self, fields: Mapping[str, Any], classes: Collection[str]) -> CameraSettings:
         settings = resolve(fields, media_dir=self._settings.media_dir, taken=self._cameras)
+        known = self._cameras.get(settings.id)
+        settings = unmasked(settings, None if known is None else known.settings)
         check_classes(settings, self._classes, also=classes)
         return settings
 

@@ -164,3 +164,23 @@ async def test_the_token_of_metrics_appears_nowhere(
     assert not leaks(wrong.text + right.text + repr(running.service.settings))
     await running.stop()
     assert not leaks(capsys.readouterr().err)
+
+
+async def test_a_password_in_a_url_s_query_is_in_no_answer_and_comes_back_unharmed(running: RunningApp) -> None:
+    url = "rtsp://camera.test/live?user=admin&password=s3cr3t&fps=50"
+    shown = "rtsp://camera.test/live?user=admin&password=***&fps=50"
+    made = await running.http.post(f"{API}/cameras", json={"id": "query", "url": url})
+    assert (made.status_code, made.json()["url"]) == (201, shown)
+    assert "s3cr3t" not in (await running.http.get(f"{API}/cameras")).text
+    # What a client read it may write again: the secret stays, and nothing reconnects.
+    assert (await running.http.patch(f"{API}/cameras/query", json={"url": shown, "min_score": 0.5})).status_code == 200
+    body = {"url": shown, "name": "Query"}
+    assert (await running.http.put(f"{API}/cameras/query", json=body)).status_code == 200
+    assert running.parts.registry.get("query").settings.url == url
+    # A changed URL needs its secret, and so does a new camera's.
+    moved = await running.http.put(f"{API}/cameras/query", json={"url": shown.replace("live", "other")})
+    copied = await running.http.post(f"{API}/cameras", json={"id": "copy", "url": shown})
+    message = "write the secret in place of ***; only an unchanged URL may leave it out"
+    for refused in (moved, copied):
+        assert refused.status_code == 422
+        assert refused.json()["errors"] == [{"field": "url", "message": message}]
