@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # a machine without these packages gets a sentence
 LARGEST_BATCH = 16
 USUAL_OPT_BATCH = 8
 _PACKAGES = {"av": "av", "cv2": "opencv-python-headless", "onnx": "onnx"}
+_CAPABILITY = re.compile(r"\d{1,2}\.\d")
 _EVERY_S = 5.0  # between two lines on the same step, where there is no terminal
 _SHARE = re.compile(r"(?P<step>.+?): (?:image )?(?P<done>\d+) (?:%|of (?P<total>\d+))")
 
@@ -104,15 +105,21 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--workspace-mib must be 1 or more, not {arguments.workspace_mib}")
     if arguments.calibrate is not None and arguments.precision != "int8":
         raise ConfigError(f"--calibrate is for --precision int8, not {arguments.precision}")
+    for capability in _capabilities(arguments):
+        if not _CAPABILITY.fullmatch(capability):
+            raise ConfigError(f"--compute-capability must be numbers such as 8.9,12.0, not {capability}")
     if arguments.out is not None and arguments.out.suffix != ".engine":
         raise ConfigError(f"--out must name a file that ends in .engine, not {arguments.out}")
+
+
+def _capabilities(arguments: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(each.strip() for each in (arguments.compute_capability or "").split(",") if each.strip())
 
 
 def _request(arguments: argparse.Namespace, runtime: Runtime) -> EngineRequest:
     from app.backends.cuda.build import EngineRequest
 
     max_batch: int = arguments.max_batch
-    capabilities = tuple(each.strip() for each in (arguments.compute_capability or "").split(",") if each.strip())
     return EngineRequest(
         runtime=runtime,
         precision=arguments.precision,
@@ -120,7 +127,7 @@ def _request(arguments: argparse.Namespace, runtime: Runtime) -> EngineRequest:
         opt_batch=min(USUAL_OPT_BATCH, max_batch) if arguments.opt_batch is None else arguments.opt_batch,
         workspace_mib=arguments.workspace_mib,
         calibrate=arguments.calibrate,
-        compute_capabilities=capabilities,
+        compute_capabilities=_capabilities(arguments),
     )
 
 

@@ -48,6 +48,7 @@ def test_without_tensorrt_it_is_one_sentence_that_names_the_package(
         (("--max-batch", "4", "--opt-batch", "8"), "--opt-batch must be 1 to --max-batch, which is 4, not 8"),
         (("--workspace-mib", "0"), "--workspace-mib must be 1 or more, not 0"),
         (("--calibrate", "."), "--calibrate is for --precision int8, not fp16"),
+        (("--compute-capability", "8.9,new"), "--compute-capability must be numbers such as 8.9,12.0, not new"),
         (("--out", "x.plan"), "--out must name a file that ends in .engine, not x.plan"),
     ],
 )
