@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-import timeit
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -75,10 +72,3 @@ def test_every_stage_of_the_metrics_that_a_thread_works_in_has_a_range() -> None
     for name in STAGES:
         with stage(name):
             pass
-
-
-@pytest.mark.skipif(not isinstance(stage("infer"), nullcontext), reason="a profiler listens")
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer makes every call slow")
-def test_a_range_costs_less_than_a_microsecond_when_nobody_listens() -> None:
-    took_s = timeit.repeat('with stage("infer"): pass', globals={"stage": stage}, number=1000, repeat=20)
-    assert min(took_s) / 1000 < 1e-6
