@@ -35,75 +35,77 @@ class Step:
     timeout_s: float
 
 
+_DEVICE = ("driver", "pycuda")
+_PIPELINE = (*_DEVICE, "engine")
 STEPS = (
     Step(
         name="build",
         title="engine built, batch 1 to 16",
         function="scripts.gate.engine:build",
-        needs=("driver", "engine", "pycuda"),
+        needs=_PIPELINE,
         timeout_s=420,
     ),
     Step(
         name="tests",
         title="contract and parity tests (marker gpu)",
         function="scripts.gate.suite:run_tests",
-        needs=("driver", "pycuda"),
+        needs=_DEVICE,
         timeout_s=540,  # two minutes of clips in real time, and two engines
     ),
     Step(
         name="kernels",
         title="letterbox and postprocess alone",
         function="scripts.gate.kernels:measure",
-        needs=("driver", "pycuda"),
+        needs=_DEVICE,
         timeout_s=60,
     ),
     Step(
         name="engine",
         title="engine alone, by batch, graphs and contexts",
         function="scripts.gate.engine:measure",
-        needs=("driver", "engine", "pycuda"),
+        needs=_PIPELINE,
         timeout_s=150,
     ),
     Step(
         name="nvdec",
         title="NVDEC alone",
         function="scripts.gate.decode:measure",
-        needs=("driver", "pycuda", "nvdec", "PyNvVideoCodec"),
+        needs=(*_DEVICE, "nvdec", "PyNvVideoCodec"),
         timeout_s=90,
     ),
     Step(
         name="pipeline",
         title="whole pipeline from H.264 packets, 1 to 64 cameras",
         function="scripts.gate.pipeline:by_cameras",
-        needs=("driver", "engine", "pycuda"),
+        needs=_PIPELINE,
         timeout_s=180,
     ),
     Step(
         name="batches",
         title="whole pipeline, batch 1 against 4, 8, 16",
         function="scripts.gate.pipeline:by_batch",
-        needs=("driver", "engine", "pycuda"),
+        needs=_PIPELINE,
         timeout_s=420,  # three more engines
     ),
     Step(
         name="load",
         title="latency at 70 % of the limit",
         function="scripts.gate.pipeline:at_load",
-        needs=("driver", "engine", "pycuda"),
+        needs=_PIPELINE,
         timeout_s=90,
     ),
     Step(
         name="rtsp",
         title="whole pipeline over loopback RTSP",
         function="scripts.gate.pipeline:over_rtsp",
-        needs=("driver", "engine", "pycuda"),
+        needs=_PIPELINE,
         timeout_s=90,
     ),
     Step(
         name="soak",
         title="one minute with cameras coming and going",
         function="scripts.gate.soak:measure",
-        needs=("driver", "engine", "pycuda"),
+        needs=_PIPELINE,
         timeout_s=180,
     ),
 )

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import cv2
 
 from app.backends.cpu import tuning
-from app.backends.cpu.engine import Engine, off_main_thread
+from app.backends.cpu.engine import Engine, in_own_thread
 from app.backends.cpu.preprocess import Preprocessor
 from app.backends.cpu.runner import BatchRunner
 from app.backends.ffmpeg.surface import HostSurface
@@ -65,6 +65,7 @@ def open_cpu_detector(
     return CpuDetector(info, runners, name="cpu-detector")
 
 
+@in_own_thread
 def open_runners(
     model: str,
     models_dir: Path,
@@ -78,34 +79,6 @@ def open_runners(
     tuning_budget_s: float = TUNING_BUDGET_S,
 ) -> tuple[EngineInfo, list[BatchRunner]]:
     """What a detector consists of: one runner for each context. `vidette bench` also runs them without a service."""
-    return off_main_thread(
-        partial(
-            _open_runners,
-            model,
-            models_dir,
-            max_batch=max_batch,
-            iou=iou,
-            contexts=contexts,
-            batch=batch,
-            precision=precision,
-            tune=tune,
-            tuning_budget_s=tuning_budget_s,
-        )
-    )
-
-
-def _open_runners(
-    model: str,
-    models_dir: Path,
-    *,
-    max_batch: int,
-    iou: float,
-    contexts: int | None,
-    batch: int | None,
-    precision: str | None,
-    tune: bool,
-    tuning_budget_s: float,
-) -> tuple[EngineInfo, list[BatchRunner]]:
     cv2.setNumThreads(1)  # of the whole process: parallel work is one frame per context, not threads inside a frame
     engine = Engine(resolve_model(model, models_dir))
     cores = available_cores()

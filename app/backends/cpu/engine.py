@@ -6,7 +6,8 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import openvino as ov
@@ -22,6 +23,7 @@ from app.inference.onnx_batch import batch_mismatch, make_batchable
 from app.inference.onnx_file import load_onnx
 from app.types import FloatArray
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _DEVICE = "CPU"
 _PRECISION_HINT = {"fp32": "f32", "bf16": "bf16"}
@@ -36,6 +38,16 @@ def off_main_thread(work: Callable[[], T]) -> T:
     """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="openvino") as thread:
         return thread.submit(work).result()
+
+
+def in_own_thread(work: Callable[P, T]) -> Callable[P, T]:
+    """The same function, but done `off_main_thread`."""
+
+    @wraps(work)
+    def done(*args: P.args, **kwargs: P.kwargs) -> T:
+        return off_main_thread(lambda: work(*args, **kwargs))
+
+    return done
 
 
 class Context:
@@ -158,15 +170,12 @@ class Engine:
             raise ModelError(f"model {self.spec.name} cannot be used by OpenVINO: {_reason(exc)}") from exc
 
 
+@in_own_thread
 def check_model(spec: ModelSpec) -> str | None:
     """Run a model once on random images, alone and in batches of 3 and 16. Blocking, seconds.
 
     Returns None, or the sentence why the service will run it at batch 1. Raises `ModelError` when it cannot be run.
     """
-    return off_main_thread(lambda: _check_model(spec))
-
-
-def _check_model(spec: ModelSpec) -> str | None:
     engine = Engine(spec)
     plan = plan_for("fp32", 1, available_cores())
     try:
