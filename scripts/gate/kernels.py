@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from app.backends.cuda.detector import RandomPicture
 from app.backends.cuda.driver import Copy2D, Driver, Module, Stream
 from app.backends.cuda.engine import TensorInfo
 from app.backends.cuda.kernels import Letterbox, Postprocess, load_kernels
@@ -17,7 +18,6 @@ from app.backends.cuda.memory import Blocks
 from app.backends.cuda.pictures import PictureTable
 from app.backends.cuda.pycuda_driver import PycudaDriver
 from app.backends.cuda.slab import IMAGE_BYTES
-from app.backends.cuda.surface import DevicePlanes
 from app.inference.model import ModelSpec, resolve_model
 from app.inference.onnx_file import describe, load_onnx
 from scripts.gate.plan import GatePlan
@@ -40,7 +40,9 @@ def measure(plan: GatePlan) -> dict[str, Any]:
         stack.callback(driver.close)
         stack.enter_context(driver.bound())
         blocks = stack.enter_context(Blocks(driver, owner="the gate"))
-        bench = _Bench(driver, blocks, driver.stream(), load_kernels(driver), plan.seconds(_DURATION_S))
+        stream = driver.stream()
+        stack.callback(stream.close)
+        bench = _Bench(stack, driver, blocks, stream, load_kernels(driver), plan.seconds(_DURATION_S))
         ceiling = _copy_gb_per_s(bench)
         kernels = [*_letterbox(bench, spec, ceiling), *_postprocess(bench, spec)]
         return {"copy_gb_per_s": ceiling, "picture": f"NV12 {_WIDTH}x{_HEIGHT}", "kernels": kernels}
@@ -48,6 +50,7 @@ def measure(plan: GatePlan) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
+    stack: ExitStack  # frees what is made along the way
     driver: Driver
     blocks: Blocks
     stream: Stream
@@ -72,35 +75,11 @@ def _copy_gb_per_s(bench: _Bench) -> float:
     return 2 * _COPY_BYTES / took_s / 1e9  # read and written
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    width: int
-    height: int
-    planes: DevicePlanes
-
-
 def _table(bench: _Bench, spec: ModelSpec, batch: int) -> int:
     """A picture table of `batch` pictures of their own on the device."""
-    luma = _WIDTH * _HEIGHT
-    pictures = []
-    for _ in range(batch):
-        address = bench.blocks.device(luma * 3 // 2, "picture")
-        bench.driver.fill(address, 128, luma * 3 // 2, stream=bench.stream)
-        planes = DevicePlanes(
-            y=address,
-            u=address + luma,
-            v=address + luma + 1,
-            y_pitch=_WIDTH,
-            chroma_pitch=_WIDTH,
-            chroma_step=2,
-            chroma_width=_WIDTH // 2,
-            chroma_height=_HEIGHT // 2,
-            sample_bytes=1,
-            white=255.0,
-            full_range=False,
-            matrix="bt709",
-        )
-        pictures.append(_Picture(_WIDTH, _HEIGHT, planes))
+    pictures = [
+        bench.stack.enter_context(RandomPicture(bench.driver, width=_WIDTH, height=_HEIGHT)) for _ in range(batch)
+    ]
     nbytes = PictureTable.nbytes(batch)
     pinned = bench.blocks.pinned(nbytes, "picture table")
     PictureTable(spec, pinned.array, batch).write(pictures, [_MIN_SCORE] * batch, rows=batch)

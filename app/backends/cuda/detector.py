@@ -180,9 +180,8 @@ def run_batch(driver: Driver, runner: CudaRunner, picture: RandomPicture, batch:
 class RandomPicture:
     """A picture of noise in device memory, NV12. Implements `DevicePicture` while it is entered."""
 
-    width, height = 1280, 720  # a usual camera's
-
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, *, width: int = 1280, height: int = 720) -> None:  # a usual camera's
+        self.width, self.height = width, height
         self._driver = driver
         self._blocks = Blocks(driver, owner="the measurement")
 
