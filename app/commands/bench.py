@@ -1,7 +1,7 @@
 """`vidette bench`: how much of what this machine can do is left when it is done as a service.
 
-Three measurements follow each other in one process: the limit (see `app.commands.limit`), the service with simulated
-RTSP cameras (see `app.commands.workload`), and the limit again. The same execution contexts run in all three. The
+Three measurements follow each other in one process: the limit (see `app.measure.limit`), the service with simulated
+RTSP cameras (see `app.measure.workload`), and the limit again. The same execution contexts run in all three. The
 simulator is a child process; what it costs is told apart.
 """
 
@@ -18,14 +18,14 @@ from typing import Any, TypeVar
 
 from app.backends.select import Choice
 from app.commands.clips import render_clip
-from app.commands.figures import LimitRun, budget_fps
-from app.commands.limit import LimitPlan, measure_limit
-from app.commands.machine import this_machine
 from app.commands.progress import Progress
-from app.commands.report import Report, as_json, as_text
-from app.commands.workload import OpenedBackend, WorkloadPlan, WorkloadRun, measure_service
 from app.errors import AppError, BackendUnavailable, ConfigError
 from app.logs import configure_logging
+from app.measure.figures import LimitRun, budget_fps
+from app.measure.limit import LimitPlan, measure_limit
+from app.measure.machine import this_machine
+from app.measure.report import Report, as_json, as_text
+from app.measure.workload import OpenedBackend, WorkloadPlan, WorkloadRun, measure_service
 from app.service import Service
 from app.settings import Settings, load_settings
 from app.simulator.process import SimulatorProcess
@@ -89,7 +89,7 @@ def _measure(arguments: argparse.Namespace, folder: Path, progress: Progress) ->
     # Late, as everywhere: only who uses a backend needs its packages.
     from app.backends.cpu.backend import CpuBackend
     from app.backends.cpu.detector import CpuDetector, open_runners
-    from app.commands.retime import clip_fps, retimed
+    from app.measure.retime import clip_fps, retimed
 
     settings = _settings(arguments, folder)
     progress.step("preparing the cameras and the engine")

@@ -12,8 +12,8 @@ from typing import Literal, TypeAlias
 from app.backends.cuda.probe import TITLES, Report, examine
 from app.backends.select import choose, probe_all
 from app.commands.imports import import_problem
-from app.commands.machine import Machine
 from app.errors import BackendUnavailable, ConfigError
+from app.measure.machine import Machine
 from app.server import listen
 from app.settings import Settings, load_settings
 

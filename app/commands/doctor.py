@@ -19,10 +19,10 @@ from app.cameras.urls import parse_camera_url
 from app.commands.checks import check_machine
 from app.commands.columns import in_columns
 from app.commands.hints import HINTS
-from app.commands.machine import this_machine
 from app.commands.serve import leave
 from app.errors import ConfigError
 from app.logs import configure_logging, register_secret
+from app.measure.machine import this_machine
 from app.settings import load_settings
 
 _LONGEST_PASSWORD_FILE = 4096

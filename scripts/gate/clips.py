@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 
 from app.commands.clips import render_clip
-from app.commands.retime import clip_fps
+from app.measure.retime import clip_fps
 from scripts.gate.plan import GatePlan
 
 _SCENE = "plaza"

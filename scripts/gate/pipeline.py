@@ -1,4 +1,4 @@
-"""The whole service on the device: packets in, serialised results out, measured by `app.commands.workload`.
+"""The whole service on the device: packets in, serialised results out, measured by `app.measure.workload`.
 
 Cameras are files of H.264 that are demuxed in real time, so no network and no simulator takes part; `over_rtsp` adds
 both. A run is saturated when the cameras send more than the service infers: then its rate is the service's limit.
@@ -13,9 +13,9 @@ from typing import Any
 import uvloop
 
 from app.backends.select import Choice, choose
-from app.commands.observation import ServiceFigures
-from app.commands.workload import WorkloadPlan, WorkloadRun, measure_service
 from app.logs import configure_logging
+from app.measure.observation import ServiceFigures
+from app.measure.workload import WorkloadPlan, WorkloadRun, measure_service
 from app.service import Service
 from app.settings import Settings, load_settings
 from app.simulator.process import SimulatorProcess

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from app.commands.columns import in_columns
-from app.commands.machine import this_machine
+from app.measure.machine import this_machine
 from scripts.gate.availability import Found
 from scripts.gate.steps import STEPS, Outcome
 

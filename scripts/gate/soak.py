@@ -12,8 +12,8 @@ import uvloop
 
 from app.backends.select import choose
 from app.cameras.settings import CameraRegistration
-from app.commands.workload import running
 from app.logs import configure_logging
+from app.measure.workload import running
 from app.service import Parts, Service
 from scripts.gate.clips import looped, source_clip
 from scripts.gate.pipeline import gate_settings

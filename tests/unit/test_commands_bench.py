@@ -10,10 +10,10 @@ import pytest
 
 from app.backends.synthetic.detector import SyntheticDetector
 from app.cameras.ledger import FrameCounts
-from app.commands.figures import LimitRun, Percentiles, Spread, Usage
-from app.commands.machine import Machine
-from app.commands.observation import STAGES, ServiceFigures, check_ledgers
-from app.commands.report import DEFINITIONS, Report, as_json, as_text
+from app.measure.figures import LimitRun, Percentiles, Spread, Usage
+from app.measure.machine import Machine
+from app.measure.observation import STAGES, ServiceFigures, check_ledgers
+from app.measure.report import DEFINITIONS, Report, as_json, as_text
 from tests.support.command import run_command
 
 BALANCED = FrameCounts(

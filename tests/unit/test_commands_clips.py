@@ -9,8 +9,8 @@ import pytest
 
 from app.commands.clips import clip_version, demo_clips
 from app.commands.progress import Progress
-from app.commands.retime import clip_fps, retimed
 from app.errors import ConfigError
+from app.measure.retime import clip_fps, retimed
 from tests.support.clips import read_frame_number, write_test_clip
 
 SHORT_S = 0.2

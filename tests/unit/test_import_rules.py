@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 APP = Path(__file__).resolve().parents[2] / "app"
-# Rooms that may: the backends, the simulator, and the commands, which run both.
-OUTSIDE = ("backends/", "simulator/", "commands/")
+# Rooms that may: the backends, the simulator, and the commands and measurements, which run both.
+OUTSIDE = ("backends/", "simulator/", "commands/", "measure/")
 DEVICE_LIBRARIES = frozenset(
     {
         "av",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from app.commands.figures import Usage
 from app.cores import available_cores
+from app.measure.figures import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ import pytest
 
 from app.backends.synthetic.source import SyntheticSurface
 from app.cameras.source import SourceRequest
-from app.commands.limit import LimitPlan, measure_limit
 from app.errors import AppError, SourceError, SourceErrorCode
+from app.measure.limit import LimitPlan, measure_limit
 from app.types import Detections, Frame
 from tests.support.fakes import ScriptedSource, make_source_frame
 

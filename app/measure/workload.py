@@ -13,10 +13,10 @@ from app.backends.base import Backend, OnProgress, unwatched
 from app.cameras.camera import Camera
 from app.cameras.settings import CameraRegistration
 from app.cameras.source import FrameSource, SourceRequest
-from app.commands.observation import Latencies, LedgerCheck, ServiceFigures, check_ledgers, look, service_figures
-from app.commands.usage import UsageMeter
 from app.errors import AppError
 from app.inference.detector import Detector
+from app.measure.observation import Latencies, LedgerCheck, ServiceFigures, check_ledgers, look, service_figures
+from app.measure.usage import UsageMeter
 from app.results.hub import ResultHub
 from app.results.subscription import Interest
 from app.service import Parts, Service

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.commands.columns import in_columns
-from app.commands.figures import LimitRun, Usage
-from app.commands.machine import Machine
-from app.commands.observation import STAGES, LedgerCheck, ServiceFigures
+from app.measure.figures import LimitRun, Usage
+from app.measure.machine import Machine
+from app.measure.observation import STAGES, LedgerCheck, ServiceFigures
 from app.types import EngineInfo
 
 VERSION = 1

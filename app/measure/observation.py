@@ -10,8 +10,8 @@ from typing import Any
 
 from app.cameras.camera import Camera
 from app.cameras.ledger import DropReason, FrameCounts
-from app.commands.figures import Percentiles, Spread, Usage, difference, percentiles, spread
-from app.commands.usage import Reading
+from app.measure.figures import Percentiles, Spread, Usage, difference, percentiles, spread
+from app.measure.usage import Reading
 from app.results.hub import ResultHub
 from app.service import Parts
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.commands.machine import CUDA_PACKAGES, PACKAGES, commit, cpu_name, package_versions, this_machine
+from app.measure.machine import CUDA_PACKAGES, PACKAGES, commit, cpu_name, package_versions, this_machine
 
 
 def test_machine_knows_its_cores_and_packages() -> None:

@@ -41,7 +41,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitRun:
-    """One measurement of the closed loop; see `app.commands.limit`."""
+    """One measurement of the closed loop; see `app.measure.limit`."""
 
     seconds: float
     inferred_fps: float

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Generic
 
 from app.cameras.source import FrameSource, SourceRequest
-from app.commands.figures import LimitRun
-from app.commands.usage import UsageMeter
 from app.errors import AppError, SourceError, SourceErrorCode
+from app.measure.figures import LimitRun
+from app.measure.usage import UsageMeter
 from app.types import Detections, Frame, S, SourceFrame
 
 OpenSource = Callable[[SourceRequest], FrameSource[S]]

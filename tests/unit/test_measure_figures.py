@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from app.commands.figures import LimitRun, Usage, budget_fps, difference, percentiles, spread
+from app.measure.figures import LimitRun, Usage, budget_fps, difference, percentiles, spread
 
 
 def limit_run(*, decode_cpu_ms: float = 2.0, infer_cpu_ms: float = 10.0) -> LimitRun:
