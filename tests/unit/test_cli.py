@@ -13,7 +13,8 @@ import pytest
 
 from app import __version__
 from app.backends.select import probe_cpu
-from app.cli import build_parser, main, settings_from
+from app.cli import build_parser, main
+from app.cli.options import settings_from
 from app.errors import AppError, BackendUnavailable, ConfigError, DeviceLost, ModelError
 from app.server import listen
 from app.settings import ServerSettings

@@ -1,0 +1,51 @@
+"""The command line: parses, dispatches, turns errors into sentences and exit codes (0 ok, 1 failed, 2 bad usage)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from app import __version__
+from app.cli import cameras, measuring, models, service
+from app.errors import AppError, ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. Usage errors end the process with 2, as argparse does."""
+    parser = build_parser()
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        return int(arguments.run(arguments))
+    except ConfigError as exc:
+        print(f"vidette: {exc}", file=sys.stderr)
+        return 2
+    except AppError as exc:
+        print(f"vidette: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vidette",
+        description="Multi-camera RTSP inference: cameras in over REST, detections out over REST and WebSocket.",
+        epilog="example: vidette serve --model vidette-demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vidette {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    service.add_serve(commands)
+    service.add_demo(commands)
+    service.add_doctor(commands)
+    models.add_model(commands)
+    models.add_build_engine(commands)
+    measuring.add_bench(commands)
+    cameras.add_export(commands)
+    cameras.add_import(commands)
+    cameras.add_backup(commands)
+    cameras.add_restore(commands)
+    return parser
