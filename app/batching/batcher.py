@@ -1,17 +1,16 @@
-"""Moves batches from the mailbox through the detector to the hub, one worker for each execution context."""
+"""Moves batches from the mailbox through the detector to the hub, as many at once as there are execution contexts."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol
 
 import anyio
-import anyio.lowlevel
 
 from app.batching.mailbox import Batch, Mailbox
 from app.batching.policy import BatchPolicy, CloseReason
@@ -51,7 +50,11 @@ class BatcherStats:
 
 
 class Batcher(Generic[S]):
-    """A worker: `run` until cancelled. A context is taken first, then frames, so a batch grows while none is free."""
+    """A worker: `run` until cancelled. A context is taken first, then frames, so a batch grows while none is free.
+
+    Two things may start a batch, and both end in `_fill`: a frame that comes while a context is free, and a context
+    that becomes free while frames wait. A batch is a task of its own; nothing else of the batcher ever waits.
+    """
 
     def __init__(
         self,
@@ -62,22 +65,25 @@ class Batcher(Generic[S]):
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
     ) -> None:
-        self.mailbox: Mailbox[S] = Mailbox(policy, on_frame=self._frame_came, contexts=detector.info.contexts)
+        self._contexts = detector.info.contexts
+        self.mailbox: Mailbox[S] = Mailbox(policy, on_frame=self._frame_came, contexts=self._contexts)
         self._detector = detector
         self._sink = sink
         self._loop = loop
         self._clock = clock
-        self._idle: deque[asyncio.Future[None]] = deque()
+        self._batches: set[asyncio.Task[None]] = set()  # under way
+        self._open = False
+        self._again: asyncio.TimerHandle | None = None
+        self._error: asyncio.Future[None] | None = None  # what ends `run`
         self._sizes: Counter[int] = Counter()
         self._reasons: Counter[CloseReason] = Counter()
-        self._busy = 0
         self._failed = 0
 
     @property
     def stats(self) -> BatcherStats:
         return BatcherStats(
-            contexts=self._detector.info.contexts,
-            contexts_busy=self._busy,
+            contexts=self._contexts,
+            contexts_busy=len(self._batches),
             batch_sizes=dict(self._sizes),
             close_reasons=dict(self._reasons),
             failed_batches=self._failed,
@@ -85,62 +91,69 @@ class Batcher(Generic[S]):
 
     async def run(self) -> None:
         """Serve until cancelled; batches in flight finish first. Raises `DeviceLost` when the detector does."""
+        self._error = self._loop.create_future()
+        self._open = True
         try:
-            async with anyio.create_task_group() as contexts:
-                for number in range(self._detector.info.contexts):
-                    contexts.start_soon(self._serve, name=f"context:{number}")
+            self._fill()
+            await self._error
         finally:
+            self._open = False
+            self._cancel_wait()
+            # Surfaces must outlive the device's use of them, so a batch in flight is never cancelled.
+            with anyio.CancelScope(shield=True):
+                while self._batches:
+                    await asyncio.wait(self._batches)
             self.mailbox.close()
-
-    async def _serve(self) -> None:
-        while True:
-            # Without it a cancelled context that always finds frames would go on for ever: nothing below waits.
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            batch = await self._next_batch()
-            self._busy += 1
-            try:
-                # Surfaces must outlive the device's use of them, so a batch in flight is never cancelled.
-                with anyio.CancelScope(shield=True):
-                    await self._infer(batch)
-            finally:
-                self._busy -= 1
-
-    async def _next_batch(self) -> Batch[S]:
-        while True:
-            batch, wait_s = self.mailbox.take(self._clock())
-            if batch is not None:
-                if self._idle and self.mailbox.has_frames():
-                    self._wake_one()
-                return batch
-            await self._wait(wait_s)
-
-    async def _wait(self, wait_s: float | None) -> None:
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._idle.append(future)
-        try:
-            with anyio.move_on_after(wait_s):
-                await future
-        finally:
-            if future in self._idle:
-                self._idle.remove(future)
 
     def _frame_came(self) -> None:
         # A closed loop means the service is gone; the frame stays in its slot and is dropped by `close`.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._wake_one)
+            self._loop.call_soon_threadsafe(self._fill)
 
-    def _wake_one(self) -> None:
-        while self._idle:
-            future = self._idle.popleft()
-            if not future.done():
-                future.set_result(None)
-                return
+    def _fill(self) -> None:
+        """Give every free context a batch, as long as there is one."""
+        self._cancel_wait()
+        try:
+            while self._open and len(self._batches) < self._contexts:
+                batch, wait_s = self.mailbox.take(self._clock())
+                if batch is None:
+                    if wait_s is not None:
+                        self._again = self._loop.call_later(wait_s, self._fill)
+                    return
+                self._start(batch)
+        except Exception as exc:  # a callback's error would end in a log line, and the service would stand still
+            self._fail(exc)
 
-    async def _infer(self, batch: Batch[S]) -> None:
+    def _cancel_wait(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+
+    def _start(self, batch: Batch[S]) -> None:
         self._sizes[len(batch)] += 1
         self._reasons[batch.reason] += 1
         for frame, lane in zip(batch.frames, batch.lanes, strict=True):
             self._sink.started(lane, frame.seq)
+        task = self._loop.create_task(self._infer(batch), name="batch")
+        self._batches.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._batches.discard(task)
+        if task.cancelled():  # the loop itself is being torn down
+            return
+        error = task.exception()
+        if error is None:
+            self._fill()
+        else:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self._open = False
+        if self._error is not None and not self._error.done():
+            self._error.set_exception(error)
+
+    async def _infer(self, batch: Batch[S]) -> None:
         found: list[Detections] | None = None
         try:
             min_scores = [lane.settings.min_score for lane in batch.lanes]

@@ -27,12 +27,10 @@ class Batch(Generic[S]):
         return len(self.frames)
 
 
-@dataclass(slots=True)
-class _Slot(Generic[S]):
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Slot(Waiting, Generic[S]):
     lane: Lane
     frame: Frame[S] | None = None
-    offered_at: float = 0.0
-    start_tag: float = 0.0
     finish_tag: float = 0.0
 
 
@@ -40,7 +38,7 @@ class Mailbox(Generic[S]):
     """All cameras' slots. `offer` may come from any thread; the rest belongs to the event loop.
 
     Depth 1, not 2: in overload depth 2 doubles the age of every result for the same throughput.
-    `on_frame` is called, outside the lock and in the offering thread, when a frame comes after `take` found nothing.
+    `on_frame` is called, outside the lock and in the offering thread, for the first frame after a `take` in vain.
     """
 
     def __init__(self, policy: BatchPolicy, *, on_frame: Callable[[], None], contexts: int = 1) -> None:
@@ -49,6 +47,7 @@ class Mailbox(Generic[S]):
         self._on_frame = on_frame
         self._lock = threading.Lock()
         self._slots: dict[Lane, _Slot[S]] = {}
+        self._full: dict[Lane, _Slot[S]] = {}  # those with a frame in them
         self._virtual_now = 0.0
         self._wanted = False
         self._closed = False
@@ -56,12 +55,13 @@ class Mailbox(Generic[S]):
 
     def add(self, lane: Lane) -> None:
         with self._lock:
-            self._slots[lane] = _Slot(lane, start_tag=self._virtual_now, finish_tag=self._virtual_now)
+            self._slots[lane] = _Slot(lane=lane, start_tag=self._virtual_now, finish_tag=self._virtual_now)
 
     def remove(self, lane: Lane) -> None:
         """Take the camera out; its waiting frame is dropped as `shutdown`. Idempotent."""
         with self._lock:
             slot = self._slots.pop(lane, None)
+            self._full.pop(lane, None)
         if slot is not None and slot.frame is not None:
             self._drop(slot.frame, lane, "shutdown")
 
@@ -78,7 +78,8 @@ class Mailbox(Generic[S]):
                     # A newer frame takes over the turn and the wait of the one it replaces: else a camera faster than
                     # the batch delay would wait for ever.
                     slot.start_tag, slot.offered_at = next_tag(self._virtual_now, slot.finish_tag), now
-                slot.frame = frame
+                    self._full[lane] = slot
+                slot.frame, slot.arrived_at = frame, frame.times.arrived_at
                 wake, self._wanted = self._wanted, False
         if older is not None:
             self._drop(older, lane, "replaced" if slot is not None else "shutdown")
@@ -100,24 +101,23 @@ class Mailbox(Generic[S]):
             if self._lost is not None:
                 raise self._lost
             # A camera with a frame in each context waits: behind a slow one its results would pile up without bound.
-            slots = [s for s in self._slots.values() if s.frame is not None and s.lane.under_way < self._contexts]
-            decision = self._policy.decide([_waiting(slot) for slot in slots], now=now, draining=draining)
+            slots = [slot for lane, slot in self._full.items() if lane.under_way < self._contexts]
+            if not slots:
+                self._wanted = True
+                return None, None
+            decision = self._policy.decide(slots, now=now, draining=draining)
             batch = self._take(slots, decision, now)
             stale = [self._empty(slots[i]) for i in decision.stale]
-            self._wanted = batch is None or len(batch) + len(stale) == len(slots)
+            self._wanted = batch is None
         for frame, lane in stale:
             self._drop(frame, lane, "stale")
         return batch, decision.wait_s
-
-    def has_frames(self) -> bool:
-        with self._lock:
-            return any(slot.frame is not None for slot in self._slots.values())
 
     def close(self) -> None:
         """Drop all that waits, and from now on all that comes, as `shutdown`."""
         with self._lock:
             self._closed = True
-            left = [self._empty(slot) for slot in self._slots.values() if slot.frame is not None]
+            left = [self._empty(slot) for slot in list(self._full.values())]
         for frame, lane in left:
             self._drop(frame, lane, "shutdown")
 
@@ -131,18 +131,13 @@ class Mailbox(Generic[S]):
         frames = tuple(self._empty(slot)[0] for slot in chosen)
         return Batch(frames=frames, lanes=tuple(s.lane for s in chosen), formed_at=now, reason=decision.reason)
 
-    @staticmethod
-    def _empty(slot: _Slot[S]) -> tuple[Frame[S], Lane]:
+    def _empty(self, slot: _Slot[S]) -> tuple[Frame[S], Lane]:
         frame, slot.frame = slot.frame, None
         assert frame is not None
+        del self._full[slot.lane]
         return frame, slot.lane
 
     @staticmethod
     def _drop(frame: Frame[S], lane: Lane, reason: DropReason) -> None:
         frame.surface.release()
         lane.ledger.dropped(reason)
-
-
-def _waiting(slot: _Slot[S]) -> Waiting:
-    assert slot.frame is not None
-    return Waiting(start_tag=slot.start_tag, arrived_at=slot.frame.times.arrived_at, offered_at=slot.offered_at)

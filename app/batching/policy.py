@@ -4,6 +4,10 @@ Greedy and fair: as soon as a context is free, everything that is ready goes, up
 start-time fair queueing (Goyal, Vin and Cheng, 1996): each camera has a start tag in virtual time, the smallest goes
 first, and being served moves it on by one over its priority. Under overload shares follow priorities; a camera that was
 quiet is not owed its past.
+
+Where contexts have cores of their own, one that took everything would keep it from another that is free a moment later.
+So each takes its part of what is left (guided self-scheduling: Polychronopoulos and Kuck, 1987), and they end at about
+the same time. Where contexts share one device, taking everything is better; `scripts/simulate_batching.py` shows both.
 """
 
 from __future__ import annotations
@@ -16,13 +20,13 @@ from typing import Literal, TypeAlias
 CloseReason: TypeAlias = Literal["full", "context_free", "delay", "drain"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Waiting:
     """A frame that waits in a camera's slot."""
 
-    start_tag: float  # its camera's place in virtual time
-    arrived_at: float  # of its packet, monotonic seconds
-    offered_at: float  # since when the slot has been taken, monotonic seconds
+    start_tag: float = 0.0  # its camera's place in virtual time
+    arrived_at: float = 0.0  # of its packet, monotonic seconds
+    offered_at: float = 0.0  # since when the slot has been taken, monotonic seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +46,7 @@ class BatchPolicy:
     max_size: int = 16
     max_delay_s: float = 0.0
     max_age_s: float = 0.5
+    shared_by: int = 1  # contexts that share what is ready: those that execute at the same time, not in turn
 
     def decide(self, waiting: Sequence[Waiting], *, now: float, draining: bool = False) -> Decision:
         """Decide for one free context. Frames older than `max_age_s` are stale, whether or not a batch is formed."""
@@ -49,8 +54,9 @@ class BatchPolicy:
         fresh = [i for i, frame in enumerate(waiting) if now - frame.arrived_at <= self.max_age_s]
         if not fresh:
             return Decision(stale=stale)
+        size = min(self.max_size, -(-len(fresh) // self.shared_by))  # rounded up
         reason: CloseReason
-        if len(fresh) >= self.max_size:
+        if size == self.max_size:
             reason = "full"
         elif draining:
             reason = "drain"
@@ -62,7 +68,7 @@ class BatchPolicy:
             if left_s > 0:
                 return Decision(stale=stale, wait_s=left_s)
             reason = "delay"
-        first = heapq.nsmallest(self.max_size, fresh, key=lambda i: (waiting[i].start_tag, waiting[i].arrived_at))
+        first = heapq.nsmallest(size, fresh, key=lambda i: (waiting[i].start_tag, waiting[i].arrived_at))
         return Decision(take=tuple(first), stale=stale, reason=reason)
 
 

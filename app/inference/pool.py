@@ -32,13 +32,27 @@ class Runner(Protocol[S]):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Job(Generic[S]):
     """A batch for whichever worker is free; the answer goes to the future's own loop."""
 
     frames: Sequence[Frame[S]]
     min_scores: Sequence[float]
     future: asyncio.Future[list[Detections]]
+    ended: bool = False  # no thread reads the frames any more
+    left: asyncio.Future[None] | None = None  # set by whoever gave up the answer and waits for that end
+
+    def settle(self, result: list[Detections], error: Exception | None) -> None:
+        """Take what a worker has to say of the batch. Event loop only."""
+        self.ended = True
+        if self.left is not None:
+            self.left.set_result(None)
+        elif self.future.cancelled():
+            pass  # just now: whoever waited has not come around to ask for the end
+        elif error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,16 +110,13 @@ class PooledDetector(Generic[S]):
         async with self._free:
             if self._stops is not None:
                 raise EngineError("the detector is closed")
-            future: asyncio.Future[list[Detections]] = asyncio.get_running_loop().create_future()
-            self._jobs.put(_Job(frames=frames, min_scores=min_scores, future=future))
+            job: _Job[S] = _Job(frames=frames, min_scores=min_scores, future=asyncio.get_running_loop().create_future())
+            self._jobs.put(job)
             try:
-                await asyncio.wait({future})
+                return await job.future
             except asyncio.CancelledError:
-                await asyncio.wait({future}, timeout=_CLOSE_TIMEOUT_S)
-                if future.done():
-                    future.exception()  # seen: nobody else will ask
+                await _left(job)
                 raise
-            return future.result()
 
     async def aclose(self) -> None:
         """Let the batches in flight finish, then end the threads. Idempotent; bounded by 5 s."""
@@ -134,7 +145,7 @@ class PooledDetector(Generic[S]):
                 stop = self._refuse(exc)
                 with contextlib.suppress(Exception):  # without its device the thread frees what it can
                     self._closed_one()
-        _answer(stop.future, stop.future.set_result, None)
+        _in_loop_of(stop.future, stop.future.set_result, None)
 
     def _serve(self, runner: Runner[S]) -> _Stop:
         while isinstance(job := self._jobs.get(), _Job):
@@ -145,7 +156,7 @@ class PooledDetector(Generic[S]):
         """Fail every batch that comes to a thread which has no device."""
         error = exc if isinstance(exc, EngineError) else EngineError(f"a context has no device: {exc}")
         while isinstance(job := self._jobs.get(), _Job):
-            _answer(job.future, job.future.set_exception, error)
+            _answer(job, [], error)
         return job
 
     def _closed_one(self) -> None:
@@ -156,21 +167,35 @@ class PooledDetector(Generic[S]):
             self._on_closed()
 
 
+async def _left(job: _Job[S]) -> None:
+    """Wait until no thread reads the frames of a batch whose answer nobody wants any more."""
+    if job.ended:
+        if not job.future.cancelled():
+            job.future.exception()  # seen: nobody else will ask
+        return
+    job.left = asyncio.get_running_loop().create_future()
+    await asyncio.wait({job.left}, timeout=_CLOSE_TIMEOUT_S)
+
+
 def _detect(runner: Runner[S], job: _Job[S]) -> None:
     try:
         result = runner.run(job.frames, job.min_scores)
     except EngineError as exc:
-        _answer(job.future, job.future.set_exception, exc)
+        _answer(job, [], exc)
     except Exception as exc:  # whatever one batch did, the next must still be served
         log.exception("detector: a batch of %d frames failed", len(job.frames))
         error = EngineError(f"a batch of {len(job.frames)} frames could not be inferred: {exc}")
         error.__cause__ = exc
-        _answer(job.future, job.future.set_exception, error)
+        _answer(job, [], error)
     else:
-        _answer(job.future, job.future.set_result, result)
+        _answer(job, result, None)
 
 
-def _answer(future: asyncio.Future[Any], settle: Callable[[Any], None], value: object) -> None:
+def _answer(job: _Job[S], result: list[Detections], error: Exception | None) -> None:
+    _in_loop_of(job.future, job.settle, result, error)
+
+
+def _in_loop_of(future: asyncio.Future[Any], settle: Callable[..., None], *values: object) -> None:
     """Settle a future from a worker thread. When its loop is gone, nobody waits any more."""
     with contextlib.suppress(RuntimeError):
-        future.get_loop().call_soon_threadsafe(settle, value)
+        future.get_loop().call_soon_threadsafe(settle, *values)

@@ -117,7 +117,8 @@ class ResultHub(Generic[S]):
         self.history.add(result)
         lane.ledger.published()
         lane.inferred_rate.mark(now)
-        lane.found.update(self._classes[class_id] for class_id in found.class_ids.tolist())
+        for class_id in found.class_ids.tolist():
+            lane.found[self._classes[class_id]] += 1
         for subscription in self._subscriptions:
             if not subscription.offer(result):
                 self._dropped["slow_consumer"] += 1

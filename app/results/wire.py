@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -26,7 +27,13 @@ def encode(message: dict[str, Any], form: Format) -> bytes:
 
 def utc_text(unix_s: float) -> str:
     """Unix seconds as RFC 3339 in UTC with milliseconds."""
-    return datetime.fromtimestamp(unix_s, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, microseconds = divmod(round(unix_s * 1e6), 1_000_000)
+    return f"{_second_text(seconds)}.{microseconds // 1000:03d}Z"
+
+
+@lru_cache(maxsize=64)  # all frames of a second share it
+def _second_text(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +172,8 @@ def _message(
 
 def _rows(found: Detections, classes: Sequence[str]) -> list[dict[str, Any]]:
     # One conversion for the whole frame; floats as short as their meaning: 0.01 pixel, 0.0001 of score.
-    boxes = np.round(found.boxes.astype(np.float64), 2).tolist()
-    scores = np.round(found.scores.astype(np.float64), 4).tolist()
+    boxes = (np.rint(found.boxes.astype(np.float64) * 1e2) / 1e2).tolist()
+    scores = (np.rint(found.scores.astype(np.float64) * 1e4) / 1e4).tolist()
     return [
         {"box": box, "score": score, "class_id": class_id, "label": classes[class_id], "track_id": None}
         for box, score, class_id in zip(boxes, scores, found.class_ids.tolist(), strict=True)
