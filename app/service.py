@@ -194,6 +194,7 @@ class Service:
             max_size=min(batching.max_size, info.best_batch),
             max_delay_s=batching.max_delay_ms / 1e3,
             max_age_s=batching.max_age_ms / 1e3,
+            shared_by=info.contexts if info.parallel else 1,
         )
         loop = asyncio.get_running_loop()
         batcher: Batcher[Any] = Batcher(policy=policy, detector=detector, sink=hub, loop=loop, clock=time.monotonic)

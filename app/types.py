@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BgrImage: TypeAlias = NDArray[np.uint8]
+GreyPicture: TypeAlias = NDArray[np.uint8]
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int32]
 Clock: TypeAlias = Literal["rtcp", "arrival"]
@@ -29,6 +30,10 @@ class Surface(Protocol):
 
     def to_bgr(self) -> BgrImage:
         """Copy the picture to the host as u8[height, width, 3] BGR. Blocking: call it from a worker thread."""
+        ...
+
+    def luma(self, width: int, height: int) -> GreyPicture:
+        """Its brightness, scaled down to u8[height, width] by means over areas. Cheap: only some rows are looked at."""
         ...
 
     def release(self) -> None:
@@ -57,6 +62,8 @@ class SourceFrame(Generic[S]):
     pts_s: float | None
     times: FrameTimes
     surface: S
+    packet_bytes: int = 0  # of the packet that carried it; 0: not known
+    is_key: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,10 +157,11 @@ class EngineInfo:
     input_height: int
     classes: tuple[str, ...]
     precision: str  # fp32, bf16, fp16, int8
-    backend: str  # openvino, tensorrt, synthetic
+    backend: str  # openvino, onnxruntime, tensorrt, synthetic
     device: str  # the device's own name
     max_batch: int  # the largest batch the engine takes at once
     best_batch: int  # the batch size that the start-up measurement chose
     contexts: int  # batches that can be in flight at once
     capacity_fps: float | None  # measured at start-up, None when it was not
     notes: tuple[str, ...] = field(default=())  # sentences: why batch 1, how precision was chosen
+    parallel: bool = False  # contexts execute at the same time, on cores of their own; else they take turns

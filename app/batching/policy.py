@@ -7,12 +7,12 @@ quiet is not owed its past.
 
 Where contexts have cores of their own, one that took everything would keep it from another that is free a moment later.
 So each takes its part of what is left (guided self-scheduling: Polychronopoulos and Kuck, 1987), and they end at about
-the same time. Where contexts share one device, taking everything is better; `scripts/simulate_batching.py` shows both.
+the same time. Where contexts share a device, or large batches gain much, taking everything is better;
+`scripts/simulate_batching.py` shows both.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -50,8 +50,8 @@ class BatchPolicy:
 
     def decide(self, waiting: Sequence[Waiting], *, now: float, draining: bool = False) -> Decision:
         """Decide for one free context. Frames older than `max_age_s` are stale, whether or not a batch is formed."""
-        stale = tuple(i for i, frame in enumerate(waiting) if now - frame.arrived_at > self.max_age_s)
-        fresh = [i for i, frame in enumerate(waiting) if now - frame.arrived_at <= self.max_age_s]
+        stale = tuple([i for i, frame in enumerate(waiting) if now - frame.arrived_at > self.max_age_s])
+        fresh = [i for i in range(len(waiting)) if i not in stale] if stale else range(len(waiting))
         if not fresh:
             return Decision(stale=stale)
         size = min(self.max_size, -(-len(fresh) // self.shared_by))  # rounded up
@@ -68,8 +68,8 @@ class BatchPolicy:
             if left_s > 0:
                 return Decision(stale=stale, wait_s=left_s)
             reason = "delay"
-        first = heapq.nsmallest(size, fresh, key=lambda i: (waiting[i].start_tag, waiting[i].arrived_at))
-        return Decision(take=tuple(first), stale=stale, reason=reason)
+        turns = sorted([(waiting[i].start_tag, waiting[i].arrived_at, i) for i in fresh])
+        return Decision(take=tuple([i for _, _, i in turns[:size]]), stale=stale, reason=reason)
 
 
 def next_tag(virtual_now: float, finish_tag: float) -> float:

@@ -75,6 +75,24 @@ def test_draining_takes_what_is_there_without_the_delay() -> None:
     assert (decision.take, decision.reason) == ((0,), "drain")
 
 
+@pytest.mark.parametrize(("ready", "taken"), [(1, 1), (2, 1), (3, 2), (8, 4), (9, 4)])
+def test_contexts_that_share_take_their_part_rounded_up_and_no_more_than_a_batch(ready: int, taken: int) -> None:
+    decision = BatchPolicy(max_size=4, shared_by=2).decide([waiting()] * ready, now=0.0)
+    assert len(decision.take) == taken
+    assert decision.reason == ("full" if taken == 4 else "context_free")
+
+
+def test_sharing_leaves_who_goes_first_as_it_is() -> None:
+    frames = [waiting(3), waiting(1), waiting(2), waiting(0)]
+    assert BatchPolicy(shared_by=2).decide(frames, now=0.1).take == (3, 1)
+
+
+def test_only_what_is_fresh_is_shared() -> None:
+    frames = [waiting(at=0.0), waiting(at=0.0), waiting(at=1.0), waiting(at=1.0)]
+    decision = BatchPolicy(max_age_s=0.5, shared_by=2).decide(frames, now=1.0)
+    assert (decision.take, decision.stale) == ((2,), (0, 1))
+
+
 def test_tags_a_busy_camera_goes_on_and_a_quiet_one_is_not_owed_its_past() -> None:
     assert next_tag(virtual_now=5.0, finish_tag=7.0) == 7.0
     assert next_tag(virtual_now=5.0, finish_tag=2.0) == 5.0
