@@ -1,14 +1,18 @@
-"""The stages of the pipeline as NVTX ranges, for Nsight Systems. Costs next to nothing when no profiler listens."""
+"""The stages of the pipeline: NVTX ranges for Nsight Systems, and where `vidette profile` takes its times.
+
+Costs next to nothing when nobody listens.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, get_args
 
 Stage: TypeAlias = Literal["decode", "preprocess", "infer", "postprocess", "publish"]
+Range: TypeAlias = AbstractContextManager[None]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 DOMAIN = "vidette"
 
@@ -35,7 +39,7 @@ def _load() -> Any:
     return importlib.import_module("nvtx")
 
 
-def open_ranges(load: Callable[[], Any] = _load) -> Mapping[Stage, AbstractContextManager[None]]:
+def open_ranges(load: Callable[[], Any] = _load) -> Mapping[Stage, Range]:
     """A range for each stage; all silent when the `nvtx` package is missing or no profiler listens to this process."""
     silent = nullcontext()
     try:
@@ -50,12 +54,28 @@ def open_ranges(load: Callable[[], Any] = _load) -> Mapping[Stage, AbstractConte
 
 
 # A profiler is there when a process starts or never, so this is decided once.
-_RANGES = open_ranges()
+_ranges = open_ranges()
 
 
-def stage(name: Stage) -> AbstractContextManager[None]:
-    """The range of a stage: `with nvtx.stage("infer"):`. Any thread, nested and at once; make it once or every time.
+def stage(name: Stage) -> Range:
+    """The range of a stage: `with nvtx.stage("infer"):`. Any thread, nested and at once; make it anew every time.
 
     A thread's ranges nest like brackets, so never `await` inside one: other tasks would close it.
     """
-    return _RANGES[name]
+    return _ranges[name]
+
+
+@contextmanager
+def watched(watch: Callable[[Stage, Range], Range]) -> Iterator[None]:
+    """Have `watch(stage, range)` in the place of each stage's range while the context is open, in all threads.
+
+    What takes the place must enter and leave the range that it is given. A stage that a thread was inside of when this
+    began, or ended, is left as it was entered.
+    """
+    global _ranges
+    before = _ranges
+    _ranges = {name: watch(name, inner) for name, inner in before.items()}
+    try:
+        yield
+    finally:
+        _ranges = before

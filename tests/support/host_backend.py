@@ -16,6 +16,11 @@ from tests.support.host_engine import HostEngine
 
 def host_backend(settings: Settings, driver: HostDriver) -> CudaBackend:
     """A backend for the model of the settings, on this driver."""
+    return CudaBackend(settings, host_libraries(driver))
+
+
+def host_libraries(driver: HostDriver) -> Libraries:
+    """What stands in for the device's libraries."""
 
     def find_engine(settings: Settings, driver: Driver, on_progress: OnProgress) -> EngineFile:
         spec = resolve_model(settings.model, settings.models_dir)
@@ -34,13 +39,10 @@ def host_backend(settings: Settings, driver: HostDriver) -> CudaBackend:
         )
         return EngineFile(path=spec.path, identity=identity, spec=spec, sha256="0" * 64, nbytes=1)
 
-    return CudaBackend(
-        settings,
-        Libraries(
-            open_driver=lambda _index: driver,
-            find_engine=find_engine,
-            load_engine=lambda file, _driver: HostEngine(file.spec, driver, max_batch=4),
-            load_nvdec=lambda _driver: FakeNvdec(driver),
-            open_nvml=lambda _gpu: GpuSampler(()),
-        ),
+    return Libraries(
+        open_driver=lambda _index: driver,
+        find_engine=find_engine,
+        load_engine=lambda file, _driver: HostEngine(file.spec, driver, max_batch=4),
+        load_nvdec=lambda _driver: FakeNvdec(driver),
+        open_nvml=lambda _gpu: GpuSampler(()),
     )

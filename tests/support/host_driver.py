@@ -17,7 +17,7 @@ from app.backends.cuda.driver import Copy2D, OutOfDeviceMemory, Stream
 from app.errors import DeviceLost, EngineError
 from tests.support.host_kernels import HostModule, host_module
 from tests.support.host_memory import Blocks, HostMemory, Kind, rows_at
-from tests.support.host_stream import HostEvent, HostGraph, HostStream, Openable
+from tests.support.host_stream import HostEvent, HostGraph, HostStream, HostTimedEvent, Openable
 
 FATBIN_MAGIC = bytes.fromhex("50ed55ba")
 
@@ -124,6 +124,10 @@ class HostDriver:
     def event(self) -> HostEvent:
         self._enter("event")
         return self._opened(HostEvent(self, next(self._handles)))
+
+    def timed_event(self) -> HostTimedEvent:
+        self._enter("event")
+        return self._opened(HostTimedEvent(self, next(self._handles)))
 
     def load_module(self, image: bytes) -> HostModule:
         """The host's own kernels, in the place of an image that holds a device's."""

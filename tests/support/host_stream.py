@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from app.backends.cuda.driver import Stream
+from app.backends.cuda.driver import Stream, TimedEvent
 from app.errors import EngineError
 
 if TYPE_CHECKING:
@@ -58,6 +59,23 @@ class HostEvent:
         self._driver.closes(self)
 
 
+class HostTimedEvent(HostEvent):
+    """The host's clock stands in for the device's."""
+
+    def __init__(self, driver: HostDriver, handle: int) -> None:
+        super().__init__(driver, handle)
+        self.at_s: float | None = None
+
+    def record(self, *, stream: Stream) -> None:
+        super().record(stream=stream)
+        self.at_s = time.perf_counter()
+
+    def elapsed_s(self, since: TimedEvent) -> float:
+        assert isinstance(since, HostTimedEvent)
+        assert since.at_s is not None and self.at_s is not None, "an event was asked before it was recorded"
+        return self.at_s - since.at_s
+
+
 class HostGraph:
     """What was recorded. Runs again at every launch, over the same addresses."""
 
@@ -86,4 +104,4 @@ class HostGraph:
         self._driver.closes(self)
 
 
-Openable = TypeVar("Openable", HostStream, HostEvent, HostGraph)
+Openable = TypeVar("Openable", HostStream, HostEvent, HostTimedEvent, HostGraph)

@@ -148,7 +148,10 @@ def errors_mean_what_cuda_says() -> None:
             driver.load_module(b"something else")
         with raises(EngineError, "finding the kernel missing", "named symbol not found"):
             driver.load_module(IMAGE).kernel("missing", "P")
+        first, last = driver.timed_event(), driver.timed_event()
+        assert last.elapsed_s(first) == 0.0025
         calls: dict[str, Callable[[], object]] = {
+            "cuEventElapsedTime": lambda: last.elapsed_s(first),
             "cuMemGetInfo": driver.memory,
             "cuStreamCreate": driver.stream,
             "cuEventCreate": driver.event,
@@ -168,7 +171,7 @@ def errors_mean_what_cuda_says() -> None:
             with raises(EngineError, "failed:", "operation not permitted"):
                 use()
             use()
-        for each in (stream, event, memory, pinned):
+        for each in (stream, event, first, last, memory, pinned):
             each.close()
     fail("cuCtxPushCurrent", ILLEGAL_ADDRESS)
     with raises(DeviceLost, "binding a thread to the device"), driver.bound():

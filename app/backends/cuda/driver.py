@@ -50,6 +50,14 @@ class Event(Protocol):
     def close(self) -> None: ...
 
 
+class TimedEvent(Event, Protocol):
+    """An event that also knows when the device came to it. Only measurements use it: it costs more than the other."""
+
+    def elapsed_s(self, since: TimedEvent) -> float:
+        """Seconds on the device's clock from `since` to this one, both of which it has come to. Raises `EngineError`."""
+        ...
+
+
 class DeviceMemory(Protocol):
     """A block of device memory that its owner closes once."""
 
@@ -157,6 +165,10 @@ class Driver(Protocol):
 
     def event(self) -> Event:
         """An event that blocks instead of spinning, without timing."""
+        ...
+
+    def timed_event(self) -> TimedEvent:
+        """An event that blocks instead of spinning, and keeps the time."""
         ...
 
     def load_module(self, image: bytes) -> Module:

@@ -22,7 +22,7 @@ import numpy as np
 import pycuda.driver as cuda
 from numpy.typing import NDArray
 
-from app.backends.cuda.driver import Copy2D, Graph, Grid, OutOfDeviceMemory, Stream
+from app.backends.cuda.driver import Copy2D, Graph, Grid, OutOfDeviceMemory, Stream, TimedEvent
 from app.backends.cuda.faults import device_error
 from app.errors import EngineError
 
@@ -88,6 +88,19 @@ class PycudaEvent:
 
     def close(self) -> None:
         self._raw = None  # destroyed with its last reference
+
+
+class PycudaTimedEvent(PycudaEvent):
+    """Implements `TimedEvent`."""
+
+    @_doing("creating an event")
+    def __init__(self) -> None:
+        self._raw = cuda.Event(cuda.event_flags.BLOCKING_SYNC)
+
+    @_doing("asking how long the device took")
+    def elapsed_s(self, since: TimedEvent) -> float:
+        assert isinstance(since, PycudaTimedEvent)
+        return 1e-3 * float(self._raw.time_since(since._raw))
 
 
 class PycudaMemory:
@@ -209,6 +222,9 @@ class PycudaDriver:
 
     def event(self) -> PycudaEvent:
         return PycudaEvent()
+
+    def timed_event(self) -> PycudaTimedEvent:
+        return PycudaTimedEvent()
 
     def load_module(self, image: bytes) -> PycudaModule:
         return PycudaModule(image)
