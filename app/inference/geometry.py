@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias
@@ -48,16 +47,23 @@ def letterbox(
     )
 
 
-def to_source(boxes: FloatArray, frame_index: NDArray[np.intp], letterboxes: Sequence[Letterbox]) -> FloatArray:
-    """Map boxes of a batch of mixed-size frames back to their sources, clipped to the frame.
+def to_source(boxes: FloatArray, letterbox: Letterbox) -> FloatArray:
+    """Map a frame's boxes back to its source, clipped to the frame.
 
-    boxes: f32[n, 4] x1 y1 x2 y2 in input pixels; frame_index: int[n], the frame that each box lies in. Returns
-    f32[n, 4] in source pixels. The scale is each axis' own: a size rounded to whole pixels stretched the frame a bit.
+    boxes: f32[n, 4] x1 y1 x2 y2 in input pixels. Returns f32[n, 4] in source pixels. The scale is each axis' own: a
+    size rounded to whole pixels stretched the frame a bit.
     """
-    rows = [(b.x, b.y, b.source_width / b.width, b.source_height / b.height) for b in letterboxes]
-    table = np.array(rows, dtype=np.float32).reshape(-1, 4)
-    limits = np.array([(b.source_width, b.source_height) for b in letterboxes], dtype=np.float32).reshape(-1, 2)
-    of_box = table[frame_index]
-    corners = (boxes.reshape(-1, 2, 2) - of_box[:, None, :2]) * of_box[:, None, 2:]
-    np.clip(corners, 0.0, limits[frame_index][:, None, :], out=corners)
-    return corners.reshape(-1, 4)
+    origin, scale, limit = _way_back(letterbox)
+    corners: FloatArray = boxes - origin
+    corners *= scale
+    np.maximum(corners, np.float32(0.0), out=corners)
+    np.minimum(corners, limit, out=corners)
+    return corners
+
+
+@lru_cache(maxsize=256)
+def _way_back(letterbox: Letterbox) -> NDArray[np.float32]:
+    """Origin, scale and limit of x1 y1 x2 y2: f32[3, 4], not to be written to."""
+    b = letterbox
+    rows = [(b.x, b.y), (b.source_width / b.width, b.source_height / b.height), (b.source_width, b.source_height)]
+    return np.tile(np.array(rows, dtype=np.float32), 2)

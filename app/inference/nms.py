@@ -31,13 +31,15 @@ def nms(boxes: FloatArray, class_ids: IntArray, iou: float) -> NDArray[np.intp]:
     if len(boxes) == 0:
         return np.empty(0, dtype=np.intp)
     shared, union = _shared_and_union(boxes, boxes)
-    suppresses = shared > np.float32(iou) * union
-    suppresses &= class_ids[:, None] == class_ids
-    suppresses &= np.tri(len(boxes), k=-1, dtype=np.bool_).T  # row i is better than column j
-    stays = np.ones(len(boxes), dtype=np.bool_)
+    union *= np.float32(iou)
+    suppresses = shared > union
+    suppresses &= np.equal.outer(class_ids, class_ids)
+    place = np.arange(len(boxes))
+    suppresses &= np.less.outer(place, place)  # row i is better than column j
+    stays = ~suppresses.any(axis=0)
     while True:
         settled = ~suppresses[stays].any(axis=0)
-        if np.array_equal(settled, stays):
+        if (settled == stays).all():
             return np.flatnonzero(stays)
         stays = settled
 

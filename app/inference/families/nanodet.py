@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from app.inference.families.base import STRIDES, Candidates, grid, reached
+from app.inference.families.base import MAX_CANDIDATES, STRIDES, Candidates, grid, hits, strongest
 from app.types import FloatArray
 
 BINS = 8  # reg_max 7: distances of 0..7 strides
@@ -31,22 +34,47 @@ class NanoDet:
         self._strides = cells.strides
 
     def decode(self, outputs: Sequence[FloatArray], min_score: float) -> Candidates:
-        class_scores, logits = _join(outputs)
-        rows, class_ids = np.divmod(reached(class_scores.reshape(-1), min_score), class_scores.shape[1])
-        sides = _mean_bin(logits[rows].reshape(-1, 4, BINS)) * self._strides[rows]
+        found = [_reaching(scores, logits, min_score) for scores, logits in _of_strides(outputs)]
+        values = np.concatenate([each.scores for each in found])
+        first_rows = itertools.accumulate([each.cells for each in found[:-1]], initial=0)
+        rows = np.concatenate([first + each.rows for first, each in zip(first_rows, found, strict=True)])
+        class_ids = np.concatenate([each.class_ids for each in found])
+        logits = np.concatenate([each.logits for each in found])
+        if len(values) > MAX_CANDIDATES:
+            taken = strongest(values)
+            values, rows, class_ids, logits = values[taken], rows[taken], class_ids[taken], logits[taken]
+        sides = _mean_bin(logits.reshape(-1, 4, BINS)) * self._strides[rows]
         centres = self._centres[rows]
         return Candidates(
             boxes=np.concatenate((centres - sides[:, :2], centres + sides[:, 2:]), axis=1),
-            scores=class_scores[rows, class_ids],
+            scores=values,
             class_ids=class_ids.astype(np.int32),
         )
 
 
-def _join(outputs: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reaching:
+    """What reaches the score in the tensors of a stride, which have `cells` rows."""
+
+    cells: int
+    rows: NDArray[np.intp]
+    class_ids: NDArray[np.intp]
+    scores: FloatArray
+    logits: FloatArray  # f32[n, 32]
+
+
+def _reaching(scores: FloatArray, logits: FloatArray, min_score: float) -> _Reaching:
+    cells, classes = scores.shape
+    rows, class_ids = np.divmod(hits(scores.reshape(-1), min_score), classes)
+    return _Reaching(cells=cells, rows=rows, class_ids=class_ids, scores=scores[rows, class_ids], logits=logits[rows])
+
+
+def _of_strides(outputs: Sequence[FloatArray]) -> list[tuple[FloatArray, FloatArray]]:
+    """Class scores and side logits, as they come: for each stride, or one pair for all. Nothing large is copied."""
     if len(outputs) == 1:
-        return outputs[0][:, : -4 * BINS], outputs[0][:, -4 * BINS :]
+        return [(outputs[0][:, : -4 * BINS], outputs[0][:, -4 * BINS :])]
     half = len(outputs) // 2
-    return np.concatenate(outputs[:half]), np.concatenate(outputs[half:])
+    return list(zip(outputs[:half], outputs[half:], strict=True))
 
 
 def _mean_bin(logits: FloatArray) -> FloatArray:
