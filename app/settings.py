@@ -64,7 +64,9 @@ class CamerasSettings(_Section):
 
 class BackendSettings(_Section):
     device: Literal["auto", "cpu", "cuda", "synthetic"] = Field("auto", description="what decodes and infers")
-    engine: Literal["auto", "openvino", "tensorrt", "tensorrt_rtx"] = Field("auto", description="inference engine")
+    engine: Literal["auto", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx"] = Field(
+        "auto", description="inference engine; auto on a CPU: the faster one, as measured"
+    )
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = Field(
         "auto", description="numbers that the engine computes in; auto: fp16 on CUDA, measured on a CPU"
     )

@@ -13,7 +13,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,7 +21,8 @@ from app.backends.cpu.detector import CpuDetector, open_cpu_detector
 from app.backends.ffmpeg.surface import HostSurface
 from app.errors import AppError, ConfigError
 from app.inference.average_precision import AveragePrecision, Claims, Truth, average_precision
-from app.types import Detections, Frame, FrameTimes
+from app.inference.labelled import LabelledImage, claims_of, read_labelled
+from app.types import Frame, FrameTimes
 
 MIN_SCORE = 0.001  # COCO's AP counts what a detector would rather not say, too
 NO_TIMES = FrameTimes(arrived_at=0.0, decoded_at=0.0, decode_s=0.0, captured_utc=0.0, clock="arrival")
@@ -56,54 +56,32 @@ def main() -> int:
 
 async def evaluate(detector: CpuDetector, directory: Path, batch: int) -> tuple[dict[int, str], int, AveragePrecision]:
     """Detect in every labelled image; returns the class names, the number of images and the precision."""
-    labels = json.loads((directory / "instances.json").read_text(encoding="utf-8"))
-    names = {category["id"]: category["name"] for category in labels["categories"]}
-    to_category = {
-        number: category
-        for category, name in names.items()
-        for number, own in enumerate(detector.info.classes)
-        if own == name
-    }
     images: list[tuple[Truth, Claims]] = []
     try:
-        for group in _groups(labels["images"], batch):
-            frames = [_frame(directory / image["file_name"], image["id"]) for image in group]
+        labels = await asyncio.to_thread(read_labelled, directory)
+        categories = labels.categories(detector.info.classes)
+        for group in _groups(labels.images, batch):
+            frames = [_frame(image) for image in group]
             results = await detector.detect(frames, min_scores=[MIN_SCORE] * len(frames))
             images += [
-                (_truth(labels["annotations"], image["id"]), _claims(result, to_category))
-                for image, result in zip(group, results, strict=True)
+                (image.truth, claims_of(result, categories)) for image, result in zip(group, results, strict=True)
             ]
     finally:
         await detector.aclose()
-    return names, len(images), average_precision(images, to_category.values())
+    return dict(labels.names), len(images), average_precision(images, categories.values())
 
 
-def _groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def _groups(items: Sequence[LabelledImage], size: int) -> Iterator[Sequence[LabelledImage]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
-def _frame(path: Path, number: int) -> Frame[HostSurface]:
-    image = cv2.imread(str(path))
+def _frame(labelled: LabelledImage) -> Frame[HostSurface]:
+    image = cv2.imread(str(labelled.path))
     if image is None:
-        raise ConfigError(f"image {path} cannot be read")
-    return Frame(camera_id=path.name, seq=number, pts_s=None, times=NO_TIMES, surface=HostSurface.from_bgr(image))
-
-
-def _truth(annotations: Sequence[dict[str, Any]], image_id: int) -> Truth:
-    here = [annotation for annotation in annotations if annotation["image_id"] == image_id]
-    corner_and_size = np.array([annotation["bbox"] for annotation in here], dtype=np.float32).reshape(-1, 4)
-    return Truth(
-        boxes=np.hstack((corner_and_size[:, :2], corner_and_size[:, :2] + corner_and_size[:, 2:])),
-        class_ids=np.array([annotation["category_id"] for annotation in here], dtype=np.int32),
-        crowd=np.array([bool(annotation.get("iscrowd", 0)) for annotation in here], dtype=np.bool_),
-    )
-
-
-def _claims(result: Detections, to_category: dict[int, int]) -> Claims:
-    known = np.array([int(number) in to_category for number in result.class_ids], dtype=np.bool_)
-    class_ids = np.array([to_category[int(number)] for number in result.class_ids[known]], dtype=np.int32)
-    return Claims(boxes=result.boxes[known], scores=result.scores[known], class_ids=class_ids)
+        raise ConfigError(f"image {labelled.path} cannot be read")
+    surface = HostSurface.from_bgr(np.asarray(image, dtype=np.uint8))
+    return Frame(camera_id=labelled.path.name, seq=1, pts_s=None, times=NO_TIMES, surface=surface)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,11 @@ from app.types import Availability
 
 # What each backend can be told to use, beside auto.
 FITS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "cpu": {"engine": ("openvino",), "precision": ("fp32", "bf16"), "decoder": ("software",)},
+    "cpu": {
+        "engine": ("openvino", "onnxruntime"),
+        "precision": ("fp32", "bf16", "int8"),
+        "decoder": ("software",),
+    },
     "cuda": {
         "engine": ("tensorrt", "tensorrt_rtx"),
         "precision": ("fp32", "fp16", "int8"),
@@ -46,8 +50,7 @@ def probe_cuda(wanted: BackendSettings | None = None) -> Availability:
     from app.backends.cuda.probe import cuda_availability, examine
 
     wanted = wanted or BackendSettings()
-    engine = "auto" if wanted.engine == "openvino" else wanted.engine
-    return cuda_availability(examine(gpu=wanted.gpu), gpu=wanted.gpu, engine=engine)
+    return cuda_availability(examine(gpu=wanted.gpu), gpu=wanted.gpu, engine=wanted.engine)
 
 
 def probe_synthetic(wanted: BackendSettings | None = None) -> Availability:

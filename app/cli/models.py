@@ -33,6 +33,29 @@ def add_model(commands: Any) -> None:
     shown.set_defaults(run=run_list)
 
 
+def add_build(commands: Any) -> None:
+    example = "vidette build yolov8n --precision int8 --calibrate gate.mp4 --images labelled/"
+    parser = command(commands, "build", "quantise a model for this CPU, and print what that costs", example)
+    parser.add_argument("model", metavar="MODEL", help="an ONNX file, a folder with a model.toml, or a name")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu; cuda: as build-engine")
+    parser.add_argument("--precision", choices=("fp16", "fp32", "int8"), default="int8", help="default: int8")
+    parser.add_argument("--calibrate", type=Path, metavar="DIR|VIDEO", help="images or a video like the cameras'")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="labelled images (instances.json) to measure mAP on")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where it goes (default: in data_dir/engines)")
+    parser.add_argument("--models-dir", type=Path, metavar="DIR", help="where models live (default: models_dir)")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="default: data_dir")
+    parser.add_argument("--json", action="store_true", help="print JSON to stdout")
+    # What build-engine asks besides: with --device cuda it gets its own defaults.
+    parser.set_defaults(max_batch=16, opt_batch=None, workspace_mib=None, runtime=None, compute_capability=None)
+
+    def run(arguments: argparse.Namespace) -> int:
+        from app.commands.build import build
+
+        return build(arguments)
+
+    parser.set_defaults(run=run)
+
+
 def add_build_engine(commands: Any) -> None:
     example = "vidette build-engine models/yolox_nano/model.onnx --precision fp16"
     parser = command(commands, "build-engine", "build a TensorRT engine from an ONNX model", example)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from app.simulator.process import SimulatorProcess
 from tests.support.clips import write_test_clip
 from tests.support.serve_process import ServeProcess
+
+pytestmark = pytest.mark.alone
 
 
 def come_and_go(service: ServeProcess, url: str, times: int) -> None:

@@ -12,6 +12,8 @@ from app.simulator.process import SimulatorProcess
 from tests.support.clips import write_test_clip
 from tests.support.serve_process import ServeProcess
 
+pytestmark = pytest.mark.alone
+
 GOOD = [f"good-{number}" for number in range(8)]
 WINDOW_S = 10.0
 

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from app.backends.cpu.detector import CpuDetector, open_cpu_detector
-from app.backends.cpu.engine import Engine
+from app.backends.cpu.engine import load_graphs, mismatch
+from app.backends.cpu.openvino_engine import OpenVinoEngine
 from app.backends.cpu.tuning import Plan
 from app.backends.ffmpeg.surface import HostSurface
 from app.inference.model import read_onnx
@@ -71,7 +72,8 @@ def _photo(path: Path) -> HostSurface:
 
 @pytest.fixture(params=["fp32", "bf16"])
 def precision(request: pytest.FixtureRequest) -> str:
-    if request.param not in Engine(read_onnx(Path(_model("light_person_detector_yolox")))).precisions:
+    graphs = load_graphs(read_onnx(Path(_model("light_person_detector_yolox"))))
+    if request.param not in OpenVinoEngine(graphs).precisions:
         pytest.skip(f"this CPU has no {request.param}")
     return str(request.param)
 
@@ -157,8 +159,8 @@ def test_freeing_only_the_declared_axis_of_yolox_is_found_out(tmp_path: Path) ->
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
     path = tmp_path / "naive.onnx"
     path.write_bytes(model.SerializeToString())
-    engine = Engine(read_onnx(path))
-    reason = engine.mismatch(Plan(precision="fp32", streams=1, threads=2), 2)
+    engine = OpenVinoEngine(load_graphs(read_onnx(path)))
+    reason = mismatch(engine, Plan(precision="fp32", streams=1, threads=2), 2)
     assert (
         reason == "a batch of 2 gives an output of shape [1, 7098, 85] where its frames one by one give [2, 3549, 85]"
     )

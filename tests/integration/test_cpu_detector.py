@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from app.backends.cpu.detector import CpuDetector, open_cpu_detector
-from app.backends.cpu.engine import Engine, check_model
+from app.backends.cpu.engine import load_graphs, mismatch, random_images
+from app.backends.cpu.onnxruntime_engine import OnnxRuntimeEngine
+from app.backends.cpu.openvino_engine import OpenVinoEngine, check_model
 from app.backends.cpu.runner import parts
 from app.backends.cpu.tuning import Plan
 from app.backends.ffmpeg.surface import HostSurface
@@ -43,41 +45,46 @@ async def _detect(path: Path, images: Sequence[NDArray[np.uint8]], **options: ob
         await detector.aclose()
 
 
+@pytest.fixture(params=["openvino", "onnxruntime"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return saved(bright_cells(), tmp_path / "cells.onnx")
 
 
-async def test_bright_cells_are_found_where_they_are(model: Path) -> None:
-    (result,) = await _detect(model, [white_cell_image((2, 1), (6, 5))])
+async def test_bright_cells_are_found_where_they_are(model: Path, engine: str) -> None:
+    (result,) = await _detect(model, [white_cell_image((2, 1), (6, 5))], engine=engine)
     assert sorted(result.boxes.round(3).tolist()) == [[16, 8, 24, 16], [48, 40, 56, 48]]
     assert (result.scores > 0.99).all() and result.class_ids.tolist() == [0, 0]
 
 
-async def test_colours_reach_the_model_in_its_own_order(tmp_path: Path) -> None:
+async def test_colours_reach_the_model_in_its_own_order(tmp_path: Path, engine: str) -> None:
     red = white_cell_image((2, 1), colour=(0, 0, 255))
-    (as_bgr,) = await _detect(saved(bright_cells(), tmp_path / "bgr" / "m.onnx"), [red])
+    (as_bgr,) = await _detect(saved(bright_cells(), tmp_path / "bgr" / "m.onnx"), [red], engine=engine)
     assert as_bgr.class_ids.tolist() == [1]
     path = saved(bright_cells(), tmp_path / "rgb" / "m.onnx")
     path.with_name("model.toml").write_text('file = "m.onnx"\n[input]\ncolour = "rgb"\n')
-    (as_rgb,) = await _detect(path, [red])
+    (as_rgb,) = await _detect(path, [red], engine=engine)
     assert as_rgb.class_ids.tolist() == [0]
 
 
-async def test_mean_and_std_are_applied_by_channel(tmp_path: Path) -> None:
+async def test_mean_and_std_are_applied_by_channel(tmp_path: Path, engine: str) -> None:
     path = saved(bright_cells(), tmp_path / "m.onnx")
     # Blue is brought up to 255 from 100, red stays below.
     path.with_name("model.toml").write_text(
         'file = "m.onnx"\n[input]\nmean = [-50.0, 0.0, 0.0]\nstd = [0.588, 1.0, 1.0]\n'
     )
-    (result,) = await _detect(path, [white_cell_image((2, 1), colour=(100, 0, 100))])
+    (result,) = await _detect(path, [white_cell_image((2, 1), colour=(100, 0, 100))], engine=engine)
     assert result.class_ids.tolist() == [0]
     assert result.scores[0] > 0.98
 
 
-async def test_a_half_precision_input_works(tmp_path: Path) -> None:
+async def test_a_half_precision_input_works(tmp_path: Path, engine: str) -> None:
     path = saved(bright_cells(input_type=TensorProto.FLOAT16), tmp_path / "m.onnx")
-    (result,) = await _detect(path, [white_cell_image((2, 1))])
+    (result,) = await _detect(path, [white_cell_image((2, 1))], engine=engine)
     assert result.boxes.round(2).tolist() == [[16, 8, 24, 16]]
 
 
@@ -94,8 +101,10 @@ async def test_start_up_measures_and_says_what_it_chose(model: Path) -> None:
     assert info.capacity_fps is not None and info.capacity_fps > 0
     assert 1 <= info.best_batch <= 16
     assert "chosen by measuring" in info.notes[0]
-    assert info.precision in ("fp32", "bf16") and info.backend == "openvino"
-    assert repr(detector) == f"PooledDetector(cells, openvino, {info.precision}, {info.contexts} contexts, closed)"
+    assert info.precision in ("fp32", "bf16") and info.backend in ("openvino", "onnxruntime")
+    assert (
+        repr(detector) == f"PooledDetector(cells, {info.backend}, {info.precision}, {info.contexts} contexts, closed)"
+    )
 
 
 async def test_a_chosen_precision_and_number_of_contexts_are_kept(model: Path) -> None:
@@ -272,15 +281,15 @@ def _with_last_reshape(shape: Sequence[int], *, at_run_time: bool) -> ModelProto
 
 def test_a_batch_that_cannot_be_run_is_a_reason(tmp_path: Path) -> None:
     path = saved(_with_last_reshape([84, 7], at_run_time=False), tmp_path / "m.onnx")
-    engine = Engine(read_onnx(path))
+    engine = OpenVinoEngine(load_graphs(read_onnx(path)))
     engine.context(PLAN, (1,)).infer(0, 1)
-    assert str(engine.mismatch(PLAN, 2)).startswith("a batch of 2 cannot be run: model m cannot be used by OpenVINO")
+    assert str(mismatch(engine, PLAN, 2)).startswith("a batch of 2 cannot be run: model m cannot be used by OpenVINO")
 
 
 def test_an_operator_that_openvino_lacks_is_named(tmp_path: Path) -> None:
     path = saved(_with_domain(bright_cells()), tmp_path / "m.onnx")
     with pytest.raises(ModelError, match=r"model m cannot be used by OpenVINO: .*Unknown"):
-        Engine(read_onnx(path))
+        OpenVinoEngine(load_graphs(read_onnx(path)))
 
 
 def test_a_model_that_compiles_but_does_not_run_is_refused(tmp_path: Path) -> None:
@@ -298,7 +307,7 @@ def test_the_naive_way_to_free_the_batch_axis_is_refused(tmp_path: Path) -> None
     for tensor in (*naive.graph.input, *naive.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
     spec = read_onnx(saved(naive, tmp_path / "m.onnx"))
-    assert Engine(spec).mismatch(PLAN, 3) is not None
+    assert mismatch(OpenVinoEngine(load_graphs(spec)), PLAN, 3) is not None
     assert check_model(spec) is not None
 
 
@@ -314,10 +323,14 @@ def test_a_batch_can_be_any_sum_of_sizes() -> None:
     assert [(part.start, part.stop) for part in parts(16, (8, 4, 2, 1))] == [(0, 8), (8, 16)]
 
 
-def test_a_context_of_batches_gives_what_single_frames_give(model: Path) -> None:
-    engine = Engine(replace(read_onnx(model), std=(2.0, 2.0, 2.0)))
-    images = engine.random_images(6)
-    context = engine.context(PLAN, (1, 2, 4), images)
+@pytest.mark.parametrize("make", [OpenVinoEngine, OnnxRuntimeEngine])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_context_of_batches_gives_what_single_frames_give(
+    model: Path, make: type[OpenVinoEngine] | type[OnnxRuntimeEngine], threads: int
+) -> None:
+    spec = replace(read_onnx(model), std=(2.0, 2.0, 2.0))
+    images = random_images(spec, 6)
+    context = make(load_graphs(spec)).context(replace(PLAN, threads=threads), (1, 2, 4), images)
     assert context.sizes == (4, 2, 1)
     together = np.concatenate([context.infer(0, 4)[0].copy(), context.infer(4, 2)[0].copy()])
     alone = np.concatenate([context.infer(number, 1)[0].copy() for number in range(6)])

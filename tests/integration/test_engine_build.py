@@ -238,7 +238,8 @@ def test_fp16_keeps_the_average_precision(name: str, tmp_path: Path) -> None:
 def test_int8_keeps_most_of_the_average_precision(name: str, least: float, tmp_path: Path) -> None:
     target = tmp_path / f"{name}.onnx"
     code = (
-        "import onnx; from pathlib import Path; from app.backends.cuda.int8 import calibration_set, quantise\n"
+        "import onnx; from pathlib import Path; from app.backends.cuda.int8 import quantise\n"
+        "from app.backends.int8.calibration import calibration_set\n"
         "from app.inference.model import read_onnx; from app.inference.onnx_file import load_onnx\n"
         "from app.inference.onnx_batch import make_batchable\n"
         f"spec = read_onnx(Path({asset(name)!r})); photos = Path({str(ASSETS / 'images' / 'coco_by27')!r})\n"

@@ -13,17 +13,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper, shape_inference
 
 from app.backends.cuda.fp16 import to_fp16
-from app.backends.cuda.int8 import (
-    MAX_IMAGES,
-    MIN_IMAGES,
-    OPSET_OF_TENSORRT_8,
-    QuantiserMissing,
-    calibration_set,
-    is_quantised,
-    model_input,
-    quantise,
-)
+from app.backends.cuda.int8 import OPSET_OF_TENSORRT_8, quantise
 from app.backends.cuda.trial import openvino_infer
+from app.backends.int8.calibration import MAX_IMAGES, MIN_IMAGES, calibration_set
+from app.backends.int8.quantise import QuantiserMissing, is_quantised, model_input
 from app.errors import ModelError
 from app.inference.model import ModelSpec, read_onnx, resolve_model
 from app.inference.onnx_batch import make_batchable

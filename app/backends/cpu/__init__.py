@@ -1,4 +1,4 @@
-"""The CPU backend. PyAV decodes, OpenVINO infers."""
+"""The CPU backend. PyAV decodes, OpenVINO or ONNX Runtime infers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CPU backend: PyAV decodes, OpenVINO infers."""
+"""The CPU backend: PyAV decodes, OpenVINO or ONNX Runtime infers."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ class CpuBackend:
         return PyavSource(request)
 
     def open_detector(self, on_progress: OnProgress = unwatched) -> CpuDetector:
-        contexts, batching = self._settings.backend.contexts, self._settings.batching
-        precision = self._settings.backend.precision
+        wanted, batching = self._settings.backend, self._settings.batching
         on_progress(f"loading {self._settings.model} and measuring how this CPU runs it best")
         return open_cpu_detector(
             self._settings.model,
             self._settings.models_dir,
             max_batch=batching.max_size,
             iou=self._settings.iou,
-            contexts=None if contexts == "auto" else contexts,
+            contexts=None if wanted.contexts == "auto" else wanted.contexts,
             # A size that somebody wrote down is obeyed; the default lets the measurement choose.
             batch=batching.max_size if "max_size" in batching.model_fields_set else None,
-            precision=None if precision == "auto" else precision,
+            precision=None if wanted.precision == "auto" else wanted.precision,
+            engine=None if wanted.engine == "auto" else wanted.engine,
+            engines_dir=self._settings.data_dir / "engines",
         )
 
     def gpus(self) -> tuple[GpuSnapshot, ...]:

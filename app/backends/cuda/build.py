@@ -28,7 +28,9 @@ from app.backends.cuda.engine_file import (
     write_engine_file,
 )
 from app.backends.cuda.fp16 import to_fp16
-from app.backends.cuda.int8 import OPSET, OPSET_OF_TENSORRT_8, CalibrationSet, calibration_set, is_quantised, quantise
+from app.backends.cuda.int8 import OPSET, OPSET_OF_TENSORRT_8, quantise
+from app.backends.int8.calibration import CalibrationSet, calibration_set
+from app.backends.int8.quantise import is_quantised
 from app.errors import BackendUnavailable, ModelError
 from app.inference.model import ModelSpec
 from app.inference.onnx_batch import make_batchable

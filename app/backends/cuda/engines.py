@@ -19,10 +19,10 @@ from app.backends.cuda.engine_file import (
     read_engine_file,
     require_fit,
 )
-from app.backends.cuda.int8 import is_quantised
 from app.backends.cuda.probe import examine, runtime_for
 from app.backends.cuda.tensorrt_engine import TensorRtEngine
 from app.backends.cuda.trial import check_candidate
+from app.backends.int8.quantise import is_quantised
 from app.errors import BackendUnavailable
 from app.inference.model import ModelSpec, resolve_model
 from app.inference.onnx_file import load_onnx
@@ -75,7 +75,7 @@ def find_engine(settings: Settings, driver: Driver, on_progress: OnProgress) -> 
 def usable_runtime(settings: Settings) -> Runtime:
     """TensorRT or TensorRT-RTX, as the settings and the machine have it. Raises `BackendUnavailable`."""
     wanted = settings.backend
-    found = runtime_for(examine(gpu=wanted.gpu), engine="auto" if wanted.engine == "openvino" else wanted.engine)
+    found = runtime_for(examine(gpu=wanted.gpu), engine=wanted.engine)
     if not found.available:
         raise BackendUnavailable("cuda", found.reason)
     return "tensorrt_rtx" if found.name == "tensorrt_rtx" else "tensorrt"

@@ -20,7 +20,6 @@ from app.backends.cuda.build import Candidate, Check
 from app.backends.cuda.builder import load_runtime
 from app.backends.cuda.driver import Driver, PinnedMemory
 from app.backends.cuda.engine import ELEMENT_BYTES, Engine, TensorInfo
-from app.backends.cuda.int8 import model_input
 from app.backends.cuda.memory import Blocks
 from app.backends.cuda.selfcheck import (
     CALIBRATION_FRAMES,
@@ -32,6 +31,7 @@ from app.backends.cuda.selfcheck import (
     hold_against,
 )
 from app.backends.ffmpeg.surface import HostSurface
+from app.backends.int8.quantise import model_input
 from app.errors import ModelError
 from app.inference.model import ModelSpec
 from app.inference.onnx_file import load_onnx
