@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from app.measure.usage import Reading
 from app.results.hub import ResultHub
 from app.service import Parts
 
-STAGES = ("decode", "queue", "preprocess", "infer", "postprocess")
+IN_CONTEXT = ("preprocess", "infer", "postprocess")
+STAGES = ("decode", "queue", *IN_CONTEXT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +46,20 @@ class ServiceFigures:
     dropped: dict[str, int]
     batch_sizes: dict[int, int]
     close_reasons: dict[str, int]
+    batch_ms: dict[int, Percentiles]  # by size: what a batch took in its context, from preprocessing to boxes
     decoders: dict[str, int]  # cameras, by what decodes them at the end
     rss_start_bytes: int
     rss_end_bytes: int
+
+    @property
+    def mean_batch(self) -> float:
+        """Frames in a batch; 0 when there was none."""
+        return sum(size * count for size, count in self.batch_sizes.items()) / max(1, sum(self.batch_sizes.values()))
+
+    @property
+    def dropped_share(self) -> float:
+        """Of the frames that came out of the decoders."""
+        return sum(self.dropped.values()) / max(1.0, self.decoded_fps * self.seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +90,7 @@ class Latencies:
 
     def __init__(self, hub: ResultHub[Any], cameras: Sequence[Camera[Any]]) -> None:
         self.ms: dict[str, list[float]] = {stage: [] for stage in ("total", *STAGES, "rest")}
+        self.batch_ms: dict[int, list[float]] = {}
         self._hub = hub
         newest = {camera.settings.id: hub.history.latest(camera.settings.id) for camera in cameras}
         self._seen = {camera_id: 0 if result is None else result.seq for camera_id, result in newest.items()}
@@ -90,6 +103,8 @@ class Latencies:
                 for stage in ("total", *STAGES):
                     self.ms[stage].append(timing[stage])
                 self.ms["rest"].append(timing["total"] - sum(timing[stage] for stage in STAGES))
+                in_context_ms = sum(timing[stage] for stage in IN_CONTEXT)
+                self.batch_ms.setdefault(result.batch_size, []).append(in_context_ms)
                 self._seen[camera_id] = result.seq
 
 
@@ -120,9 +135,10 @@ def service_figures(
         latency_ms={stage: percentiles(durations) for stage, durations in latencies.ms.items()},
         cpu_ms_per_frame=1e3 * reading.usage.process * seconds / max(1, sum(published)),
         usage=reading.usage,
-        dropped=_sum(dropped),
+        dropped=summed(dropped),
         batch_sizes=dict(sorted(difference(after.batch_sizes, before.batch_sizes).items())),
         close_reasons=difference(after.close_reasons, before.close_reasons),
+        batch_ms={size: percentiles(durations) for size, durations in sorted(latencies.batch_ms.items())},
         decoders=dict(Counter(each.decoder for each in infos if each is not None)),
         rss_start_bytes=rss_start_bytes,
         rss_end_bytes=reading.rss_bytes,
@@ -136,7 +152,7 @@ def check_ledgers(running: Sequence[FrameCounts], stopped: Sequence[FrameCounts]
         holds=all(map(_balanced, (*running, *stopped))) and in_flight == 0,
         decoded=sum(counts.decoded for counts in stopped),
         published=sum(counts.published for counts in stopped),
-        dropped=_sum([counts.dropped for counts in stopped]),
+        dropped=summed([counts.dropped for counts in stopped]),
         in_flight=sum(counts.in_flight for counts in running),
         in_flight_after_stop=in_flight,
     )
@@ -146,7 +162,8 @@ def _balanced(counts: FrameCounts) -> bool:
     return counts.decoded == counts.published + sum(counts.dropped.values()) + counts.in_flight
 
 
-def _sum(counts: Sequence[Mapping[DropReason, int]]) -> dict[str, int]:
+def summed(counts: Iterable[Mapping[DropReason, int]]) -> dict[str, int]:
+    """Counters of the same names, added up."""
     total: Counter[str] = Counter()
     for each in counts:
         total.update(each)

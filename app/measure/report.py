@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.commands.columns import in_columns
 from app.measure.figures import LimitRun, Usage
+from app.measure.load import Load
 from app.measure.machine import Machine
 from app.measure.observation import STAGES, LedgerCheck, ServiceFigures
+from app.measure.samples import Sample
 from app.types import EngineInfo
 
-VERSION = 1
 # Other programs' share of the cores from which on a measurement is in doubt.
 QUIET = 0.03
+# The share of dropped frames from which on a paced load is an overload.
+FEW = 0.01
 DEFINITIONS = {
     "decoded_fps": "frames that came out of the decoders, of all cameras",
     "inferred_fps": "frames whose result was published, of all cameras",
@@ -43,9 +45,7 @@ DEFINITIONS = {
 class Report:
     """Everything that one run of the benchmark found."""
 
-    cameras: int
-    clip: str
-    camera_fps: float  # that each camera sends
+    load: Load
     batching: Mapping[str, float]
     machine: Machine
     engine: EngineInfo
@@ -75,14 +75,13 @@ class Report:
         return self.service.decoded_fps > self.limit_fps
 
 
-def as_json(report: Report) -> dict[str, Any]:
-    """What `--json` and `--out` give. Numbers that were not measured are null."""
+def details(report: Report) -> dict[str, Any]:
+    """Everything of one run but the machine, for JSON."""
     engine = asdict(report.engine)
     del engine["classes"]
-    whole: dict[str, Any] = {
-        "version": VERSION,
-        "machine": asdict(report.machine),
-        "load": {"cameras": report.cameras, "clip": report.clip, "fps": report.camera_fps, **report.batching},
+    load = report.load
+    return {
+        "load": {**asdict(load), "phases_s": load.phases_s, **report.batching},
         "engine": engine,
         "service": asdict(report.service),
         "ledger": asdict(report.ledger),
@@ -94,29 +93,62 @@ def as_json(report: Report) -> dict[str, Any]:
         "ratio": report.ratio,
         "ratio_beside_simulator": report.ratio_beside_simulator,
         "saturated": report.saturated,
-        "definitions": DEFINITIONS,
     }
-    rounded: dict[str, Any] = _rounded(whole)
-    return rounded
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 4) if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, (list, tuple)) else value
+def samples(report: Report) -> dict[str, Sample]:
+    """What `vidette compare` may compare of one run."""
+    service = report.service
+    found = {
+        "inferred_fps": _higher(service.inferred_fps, "fps"),
+        "decoded_fps": _higher(service.decoded_fps, "fps"),
+        "camera_fps.mean": _higher(service.camera_fps.mean, "fps"),
+        "camera_fps.min": _higher(service.camera_fps.min, "fps"),
+        "fairness": _higher(service.camera_fps.jain, "1"),
+        "cpu_ms_per_frame": _lower(service.cpu_ms_per_frame, "ms"),
+        "cores": Sample(value=service.usage.process, unit="cores", better="neither"),
+        "mean_batch": Sample(value=service.mean_batch, unit="frames", better="neither"),
+        "dropped_share": _lower(service.dropped_share, "1"),
+        "rss_mib": _lower(service.rss_end_bytes / 2**20, "MiB"),
+        "limit_fps": _higher(report.limit_fps, "fps"),
+        "ratio": _higher(report.ratio, "1"),
+    }
+    for stage, of in service.latency_ms.items():
+        for name, value in (("p50", of.p50), ("p95", of.p95), ("p99", of.p99)):
+            found[f"latency_ms.{stage}.{name}"] = _lower(value, "ms")
+    return found
+
+
+def _higher(value: float, unit: str) -> Sample:
+    return Sample(value=value, unit=unit, better="higher")
+
+
+def _lower(value: float, unit: str) -> Sample:
+    return Sample(value=value, unit=unit, better="lower")
+
+
+def heading(reports: Sequence[Report]) -> list[tuple[str, str]]:
+    """What reports of one command have in common, of its last one, and whatever casts doubt on any of them."""
+    last = reports[-1]
+    broken = sum(not report.ledger.holds for report in reports)
+    return [
+        ("machine", _machine(last.machine)),
+        ("engine", _engine(last.engine)),
+        ("cameras", _cameras(last)),
+        ("ledgers", f"BROKEN in {broken} of {len(reports)}" if broken else "hold"),
+        *_doubts(reports),
+    ]
 
 
 def as_text(report: Report) -> str:
     """What a person wants to see first."""
-    service, machine = report.service, report.machine
+    service, machine, load = report.service, report.machine, report.load
     share = service.camera_fps
     rates = f"{share.min:.2f} / {share.mean:.2f} / {share.max:.2f} fps (min, mean, max)"
     lines = [
-        ("machine", f"{machine.cpu}, {machine.cores} cores, {machine.python}, commit {machine.commit or 'unknown'}"),
+        ("machine", _machine(machine)),
         ("engine", _engine(report.engine)),
-        ("load", _load(report)),
+        ("load", f"{load.cameras} cameras, {_cameras(report)}; {service.decoded_fps:.1f} fps decoded"),
         ("inferred", f"{service.inferred_fps:.1f} fps in {service.seconds:.1f} s"),
         ("per camera", f"{rates}, fairness {share.jain:.4f}"),
         ("CPU", f"{service.cpu_ms_per_frame:.2f} ms per inferred frame; {_usage(service.usage, machine.cores)}"),
@@ -126,7 +158,7 @@ def as_text(report: Report) -> str:
         ("memory", f"{_mib(service.rss_start_bytes)} at the start, {_mib(service.rss_end_bytes)} at the end"),
         *_limit(report),
         ("ratio", _ratio(report)),
-        *_doubts(report),
+        *_doubts([report]),
     ]
     return f"{in_columns(lines)}\n\n{_latencies(service)}"
 
@@ -136,10 +168,16 @@ def _engine(info: EngineInfo) -> str:
     return f"{what}, {info.contexts} contexts, batches up to {info.best_batch}"
 
 
-def _load(report: Report) -> str:
-    service = report.service
-    what = f"{report.cameras} cameras, {service.codec} {service.width}x{service.height}, {report.camera_fps:g} fps"
-    return f"{what}; {service.decoded_fps:.1f} fps decoded"
+def _machine(machine: Machine) -> str:
+    return f"{machine.cpu}, {machine.cores} cores, {machine.python}, commit {machine.commit or 'unknown'}"
+
+
+def _cameras(report: Report) -> str:
+    service, load = report.service, report.load
+    max_fps = "" if load.max_fps is None else f", max_fps {load.max_fps:g}"
+    seed = f" of seed {load.seed}" if load.phase == "random" else ""
+    what = f"{service.codec} {service.width}x{service.height}, {load.fps:g} fps{max_fps}"
+    return f"{what}, {load.mode}, {load.phase} phases{seed}"
 
 
 def _limit(report: Report) -> list[tuple[str, str]]:
@@ -163,15 +201,22 @@ def _latencies(service: ServiceFigures) -> str:
 
 
 def _ratio(report: Report) -> str:
+    if report.load.mode == "paced" or report.load.max_fps is not None:
+        return f"{report.ratio:.3f} of the limit, which was not asked for"
     if not report.saturated:
         return f"{report.ratio:.3f} of the limit, which the cameras do not reach: more of them would tell what is lost"
     return f"{report.ratio:.3f} of the limit; {report.ratio_beside_simulator:.3f} beside the simulator"
 
 
-def _doubts(report: Report) -> list[tuple[str, str]]:
-    if report.others <= QUIET * report.machine.cores:
-        return []
-    return [("note", f"other programs used up to {report.others:.2f} cores: measure again when it is quiet")]
+def _doubts(reports: Sequence[Report]) -> list[tuple[str, str]]:
+    doubts = []
+    others = max(report.others for report in reports)
+    if others > QUIET * reports[0].machine.cores:
+        doubts.append(("note", f"other programs used up to {others:.2f} cores: measure again when it is quiet"))
+    lost = max((report.service.dropped_share for report in reports if report.load.mode == "paced"), default=0.0)
+    if lost > FEW:
+        doubts.append(("note", f"up to {lost:.1%} of the frames were dropped: too many for a paced load, send fewer"))
+    return doubts
 
 
 def _ledger(check: LedgerCheck) -> str:

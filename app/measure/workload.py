@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from app.backends.base import Backend, OnProgress, unwatched
 from app.cameras.camera import Camera
@@ -22,6 +22,7 @@ from app.results.subscription import Interest
 from app.service import Parts, Service
 from app.types import Availability, GpuSnapshot
 
+T = TypeVar("T")
 START_S = 30.0
 _POLL_S = 0.05
 _TICK_S = 0.25
@@ -35,6 +36,7 @@ class WorkloadPlan:
     warm_up_s: float
     seconds: float
     simulator_pid: int | None = None  # None: the cameras cost no process of their own
+    options: Mapping[str, Any] = field(default_factory=dict)  # of every camera: max_fps, motion ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +73,10 @@ async def measure_service(
 
     Raises `AppError` when a camera does not run within 30 s, and whatever ended the service.
     """
-    async with running(service) as parts, _subscriber(parts.hub):
-        cameras = [await parts.registry.add(CameraRegistration(id=name, url=url)) for name, url in plan.urls.items()]
-        await _until_all_run(service, cameras)
+    async with running(service) as parts, subscriber(parts.hub):
+        registrations = [CameraRegistration(id=name, url=url, **plan.options) for name, url in plan.urls.items()]
+        cameras = [await parts.registry.add(registration) for registration in registrations]
+        await until_all_run(service, cameras)
         await asyncio.sleep(plan.warm_up_s)
         figures = await _measure(plan, parts, cameras, on_tick)
         at_the_end = [camera.lane.counts() for camera in cameras]
@@ -114,7 +117,7 @@ async def running(service: Service) -> AsyncIterator[Parts]:
 
 
 @contextlib.asynccontextmanager
-async def _subscriber(hub: ResultHub[Any]) -> AsyncIterator[None]:
+async def subscriber(hub: ResultHub[Any]) -> AsyncIterator[None]:
     """Take every message as a WebSocket would, so that results are serialised."""
 
     async def take() -> None:
@@ -130,7 +133,7 @@ async def _subscriber(hub: ResultHub[Any]) -> AsyncIterator[None]:
         await asyncio.wait({task})
 
 
-async def _until_all_run(service: Service, cameras: Sequence[Camera[Any]]) -> None:
+async def until_all_run(service: Service, cameras: Sequence[Camera[Any]]) -> None:
     """Until every camera has shown a result."""
     ends_at = time.monotonic() + START_S
     while waiting := [camera for camera in cameras if not camera.lane.counts().published]:
@@ -141,3 +144,12 @@ async def _until_all_run(service: Service, cameras: Sequence[Camera[Any]]) -> No
             reason = status.error.message if status.error else f"it is {status.state}"
             raise AppError(f"camera {status.camera_id} showed no result within {START_S:g} s: {reason}")
         await asyncio.sleep(_POLL_S)
+
+
+def run_on_loop(work: Coroutine[Any, Any, T]) -> T:
+    """On the event loop that the service has in production."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(work)
+    return uvloop.run(work)

@@ -10,13 +10,22 @@ import pytest
 from tests.support.clips import write_test_clip
 from tests.support.command import run_command
 
-SECONDS = 3.0
+SECONDS = 2.0
+
+
+@pytest.fixture(autouse=True)
+def settled_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left to be measured at the start, which takes seconds."""
+    for name, value in (("ENGINE", "openvino"), ("PRECISION", "fp32"), ("CONTEXTS", "2")):
+        monkeypatch.setenv(f"VIDETTE_BACKEND__{name}", value)
 
 
 def test_bench_reports_figures_that_agree_with_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
+    clip = str(write_test_clip(tmp_path / "clip.mp4", fps=15))
 
-    code = run_command("bench", "--cameras", "2", "--seconds", str(SECONDS), "--json", "--out", str(out))
+    options = ["--cameras", "2", "--seconds", str(SECONDS), "--clip", clip]
+    code = run_command("bench", *options, "--json", "--out", str(out))
 
     shown = capsys.readouterr()
     assert code == 0, shown.err
@@ -42,14 +51,40 @@ def test_bench_reports_figures_that_agree_with_each_other(tmp_path: Path, capsys
     assert report["machine"]["cores"] >= 1
 
 
+def test_sweep_measures_the_same_cameras_frame_by_frame_and_in_batches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = str(write_test_clip(tmp_path / "clip.mp4", fps=15))
+    out = tmp_path / "sweep.json"
+
+    options = ["--cameras", "2", "--batches", "2", "--seconds", "0.5", "--clip", clip, "--fps", "30"]
+    code = run_command("bench", "--sweep", *options, "--out", str(out))
+
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert report["kind"] == "sweep"
+    rows = {row["name"]: row for row in report["rows"]}
+    assert list(rows) == ["sequential", "batch_2"]
+    assert rows["sequential"]["engine"]["contexts"] == 1
+    assert set(rows["sequential"]["service"]["batch_sizes"]) == {"1"}
+    assert all(row["ledger"]["holds"] for row in rows.values())
+    assert report["figures"]["sequential.speed_up"]["samples"] == [1.0]
+    speed_up = rows["batch_2"]["service"]["inferred_fps"] / rows["sequential"]["service"]["inferred_fps"]
+    assert report["figures"]["batch_2.speed_up"]["samples"] == [pytest.approx(speed_up, abs=1e-3)]
+    lines = shown.out.splitlines()
+    assert sum(line.startswith("sequential ") for line in lines) == 2  # in the table, and in that of the stages
+
+
 def test_bench_frame_by_frame_never_forms_a_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clip = str(write_test_clip(tmp_path / "clip.mp4", fps=15))
 
-    code = run_command("bench", "--cameras", "3", "--seconds", "1", "--clip", clip, "--fps", "30", "--max-size", "1")
+    paced = ["--mode", "paced", "--phase", "aligned", "--fps", "30"]
+    code = run_command("bench", "--cameras", "3", "--seconds", "1", "--clip", clip, "--max-size", "1", *paced)
 
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.strip())
     assert code == 0
     assert lines["batches"].startswith("of 1 ")
     assert "," not in lines["batches"]
-    assert lines["load"].startswith("3 cameras, h264 320x240, 30 fps")
+    assert lines["load"].startswith("3 cameras, h264 320x240, 30 fps, paced, aligned phases")
     assert lines["ledger"].startswith("holds")

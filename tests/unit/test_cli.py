@@ -21,7 +21,7 @@ from app.settings import ServerSettings
 from tests.support.app import make_settings
 
 COMMANDS = [["serve"], ["demo"], ["doctor"], ["model"], ["model", "add"], ["model", "list"], ["bench"]]
-COMMANDS += [["export"], ["import"], ["backup"], ["restore"]]
+COMMANDS += [["compare"], ["export"], ["import"], ["backup"], ["restore"]]
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import pytest
 from app.backends.synthetic.detector import SyntheticDetector
 from app.cameras.ledger import FrameCounts
 from app.measure.figures import LimitRun, Percentiles, Spread, Usage
+from app.measure.load import Load
 from app.measure.machine import Machine
 from app.measure.observation import STAGES, ServiceFigures, check_ledgers
-from app.measure.report import DEFINITIONS, Report, as_json, as_text
+from app.measure.report import Report, as_text, details, heading, samples
 from tests.support.command import run_command
 
 BALANCED = FrameCounts(
@@ -28,7 +28,9 @@ def stopped(counts: FrameCounts) -> FrameCounts:
     return replace(counts, published=counts.published + counts.in_flight, in_flight=0)
 
 
-def make_report(*, inferred_fps: float = 90.0, decoded_fps: float = 180.0, limit_fps: float = 100.0) -> Report:
+def make_report(
+    *, inferred_fps: float = 90.0, decoded_fps: float = 180.0, limit_fps: float = 100.0, load: Load | None = None
+) -> Report:
     usage = Usage(process=1.9, simulator=0.02, others=None)
     durations = Percentiles(p50=10.0, p95=20.0, p99=float("nan"))
     figures = ServiceFigures(
@@ -45,6 +47,7 @@ def make_report(*, inferred_fps: float = 90.0, decoded_fps: float = 180.0, limit
         dropped={"replaced": 900},
         batch_sizes={1: 10, 4: 225},
         close_reasons={"full": 225},
+        batch_ms={1: Percentiles(p50=8.0, p95=8.5, p99=9.0)},
         decoders={"software": 4},
         rss_start_bytes=2**28,
         rss_end_bytes=2**28,
@@ -58,9 +61,7 @@ def make_report(*, inferred_fps: float = 90.0, decoded_fps: float = 180.0, limit
         usage=usage,
     )
     return Report(
-        cameras=12,
-        clip="clip.mp4",
-        camera_fps=15.0,
+        load=load or Load(cameras=12, clip="clip.mp4", fps=15.0),
         batching={"max_size": 16, "max_age_ms": 500.0},
         machine=Machine(
             cpu="Some CPU",
@@ -88,6 +89,14 @@ def make_report(*, inferred_fps: float = 90.0, decoded_fps: float = 180.0, limit
         (["--seconds", "0"], "--seconds must be more than 0, not 0"),
         (["--seconds", "inf"], "--seconds must be more than 0, not inf"),
         (["--max-size", "17"], "--max-size must be from 1 to 16, not 17"),
+        (["--repeat", "0"], "--repeat must be from 1 to 100, not 0"),
+        (["--sweep", "--batches", "1,17"], "--batches must be from 1 to 16, not 17"),
+        (["--camera-counts", "1,0"], "--camera-counts must be from 1 to 256, not 0"),
+        (["--camera-counts", "1,2", "--sweep"], "--camera-counts does not go with --sweep"),
+        (["--batches", "1,4"], "--batches goes with --sweep"),
+        (["--offered-fps", "500"], "--offered-fps goes with --overhead"),
+        (["--overhead", "--offered-fps", "0"], "--offered-fps must be more than 0 and at most 1000000, not 0"),
+        (["--max-fps", "241"], "--max-fps must be more than 0 and at most 240, not 241"),
         (["--fps", "0"], "--fps must be more than 0 and at most 240, not 0"),
         (["--clip", "missing.mp4"], "--clip: there is no file missing.mp4"),
         (["--out", "missing/bench.json"], "--out: there is no folder missing"),
@@ -117,13 +126,23 @@ def test_bench_refuses_a_backend_that_it_does_not_measure(
     assert "the benchmark measures the cpu backend" in capsys.readouterr().err
 
 
-def test_report_is_json_without_numbers_that_are_none() -> None:
-    report = as_json(make_report())
-    text = json.dumps(report, allow_nan=False)
-    assert json.loads(text)["ratio"] == 0.9
-    assert report["service"]["latency_ms"]["total"]["p99"] is None
-    assert report["definitions"] == DEFINITIONS
-    assert "classes" not in report["engine"]
+def test_details_have_everything_but_the_names_of_the_classes() -> None:
+    found = details(make_report())
+    assert found["ratio"] == 0.9
+    assert found["load"]["phase"] == "spread"
+    assert len(found["load"]["phases_s"]) == 12
+    assert found["load"]["max_size"] == 16
+    assert "classes" not in found["engine"]
+
+
+def test_samples_are_what_two_runs_can_be_compared_by() -> None:
+    found = samples(make_report())
+    assert found["inferred_fps"].value == 90.0
+    assert found["inferred_fps"].better == "higher"
+    assert found["latency_ms.total.p95"].value == 20.0
+    assert found["latency_ms.total.p95"].better == "lower"
+    assert found["mean_batch"].value == pytest.approx(910 / 235)
+    assert found["dropped_share"].value == pytest.approx(900 / 1800)
 
 
 def test_report_compares_with_the_limit_when_the_cameras_deliver_more_than_it() -> None:
@@ -132,6 +151,20 @@ def test_report_compares_with_the_limit_when_the_cameras_deliver_more_than_it() 
     assert as_text(report).split("ratio", 1)[1].splitlines()[0].strip() == (
         "0.900 of the limit; 0.911 beside the simulator"  # its 0.02 cores would have inferred 1.25 fps
     )
+
+
+def test_paced_report_says_when_too_much_was_dropped_to_be_paced() -> None:
+    paced = Load(cameras=12, clip="clip.mp4", fps=15.0, mode="paced", phase="random", seed=7)
+    text = as_text(make_report(load=paced))
+    assert "15 fps, paced, random phases of seed 7" in text
+    assert "up to 50.0% of the frames were dropped: too many for a paced load" in text
+
+
+def test_heading_of_many_reports_tells_of_a_broken_ledger() -> None:
+    good = make_report()
+    lost = check_ledgers([replace(BALANCED, decoded=11)], [stopped(BALANCED)])
+    assert dict(heading([good, good]))["ledgers"] == "hold"
+    assert dict(heading([good, replace(good, ledger=lost)]))["ledgers"] == "BROKEN in 1 of 2"
 
 
 def test_report_says_when_the_ratio_means_nothing() -> None:
