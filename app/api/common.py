@@ -8,6 +8,8 @@ from fastapi import Depends, Path, Request
 from pydantic import BaseModel, ConfigDict
 
 from app.cameras.camera import Camera
+from app.cameras.motion import MotionState
+from app.cameras.settings import MotionSettings
 from app.cameras.urls import masked
 from app.results.wire import utc_text
 from app.service import Parts, Service
@@ -53,6 +55,13 @@ class FramesView(BaseModel):
     in_flight: int
 
 
+class MotionView(BaseModel):
+    """What the motion gate says of the scene. Null in a status: the gate is off, or has seen nothing yet."""
+
+    still: bool
+    since: str
+
+
 class StatusView(BaseModel):
     state: str
     since: str
@@ -68,6 +77,7 @@ class StatusView(BaseModel):
     inferred_fps: float
     restarts: int
     last_frame_at: str | None
+    motion: MotionView | None
     frames: FramesView
 
 
@@ -82,6 +92,7 @@ class CameraView(BaseModel):
     enabled: bool
     transport: str
     max_fps: float | None
+    motion: MotionSettings | None
     priority: int
     min_score: float | None
     classes: list[str] | None
@@ -118,6 +129,7 @@ def status_view(camera: Camera[Any]) -> StatusView:
         inferred_fps=round(status.inferred_fps, 2),
         restarts=sum(status.restarts.values()),
         last_frame_at=None if status.last_frame_utc is None else utc_text(status.last_frame_utc),
+        motion=_motion_view(status.motion),
         frames=FramesView(
             decoded=counts.decoded,
             published=counts.published,
@@ -125,6 +137,10 @@ def status_view(camera: Camera[Any]) -> StatusView:
             in_flight=counts.in_flight,
         ),
     )
+
+
+def _motion_view(motion: MotionState | None) -> MotionView | None:
+    return None if motion is None else MotionView(still=motion.still, since=utc_text(motion.since_utc))
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Generic, Protocol
 from app.cameras.backoff import Backoff
 from app.cameras.lane import Lane, LaneSettings
 from app.cameras.ledger import FrameCounts
+from app.cameras.motion import MotionState
 from app.cameras.reader import Mailslot, Reader, ReaderReport, State
 from app.cameras.settings import CameraSettings
 from app.cameras.source import FrameSource, SourceRequest
@@ -34,6 +35,7 @@ class CameraStatus:
     inferred_fps: float
     restarts: dict[str, int]  # by error code
     last_frame_utc: float | None
+    motion: MotionState | None  # None: the gate is off, or has seen nothing
     frames: FrameCounts
 
 
@@ -125,6 +127,7 @@ class Camera(Generic[S]):
             inferred_fps=lane.inferred_rate.rate(now) if running else 0.0,
             restarts=dict(self._restarts),
             last_frame_utc=lane.last_frame_utc,
+            motion=lane.motion if running else None,
             frames=lane.counts(),
         )
 

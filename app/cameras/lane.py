@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from app.cameras.ledger import FrameCounts, Ledger
 from app.cameras.meters import Histogram, RateMeter
+from app.cameras.motion import MotionState
+from app.cameras.settings import MotionSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +16,7 @@ class LaneSettings:
     """What a frame's way through the pipeline depends on. Replaced whole when a camera changes."""
 
     max_fps: float | None = None
+    motion: MotionSettings | None = None  # None: the gate is off
     priority: int = 5
     min_score: float = 0.25
     class_ids: frozenset[int] | None = None  # None: all
@@ -35,7 +38,8 @@ class Lane:
         self.latency = Histogram()
         self.found: Counter[str] = Counter()
         self.under_way = 0  # frames that went into a batch and have not ended
-        self.last_frame_utc: float | None = None  # written by the reader thread, as the next
+        self.last_frame_utc: float | None = None  # written by the reader thread, as the next two
+        self.motion: MotionState | None = None  # None: the gate is off, or has seen nothing yet
         self.decode_s = 0.0  # spent in the decoder since the start
         self.closed = False
 

@@ -11,6 +11,8 @@ from typing import Generic, Literal, Protocol, TypeAlias
 from app.cameras.backoff import Backoff
 from app.cameras.gate import RateGate
 from app.cameras.lane import Lane
+from app.cameras.motion import MotionGate, MotionState
+from app.cameras.settings import MotionSettings
 from app.cameras.source import FrameSource, SourceRequest
 from app.errors import DeviceLost, SourceError, SourceErrorCode
 from app.logs import camera_logger
@@ -70,6 +72,7 @@ class Reader(Generic[S]):
         self._wall = wall
         self._log = camera_logger(request.camera_id)
         self._gate = RateGate()
+        self._motion = MotionGate()
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._source: FrameSource[S] | None = None
@@ -116,6 +119,7 @@ class Reader(Generic[S]):
     def _attempt(self) -> tuple[SourceError | None, float]:
         """One connection, from opening to its end: why it ended and how long to wait. No error: it was stopped."""
         running_at: float | None = None
+        self._motion, self._lane.motion = MotionGate(), None
         try:
             source = self._source = self._open_source(self._request)
             try:
@@ -159,18 +163,39 @@ class Reader(Generic[S]):
         return delay_s
 
     def _deliver(self, frame: SourceFrame[S]) -> None:
-        lane, times = self._lane, frame.times
+        lane, settings, times = self._lane, self._lane.settings, frame.times
         seq = lane.ledger.decoded()
         lane.decoded_rate.mark(times.decoded_at)
         lane.last_frame_utc = times.captured_utc
         lane.decode_s += times.decode_s
         at_s = frame.pts_s if frame.pts_s is not None else times.arrived_at
-        if not self._gate.admits(at_s, lane.settings.max_fps):
+        if not self._gate.admits(at_s, settings.max_fps):
             frame.surface.release()
             lane.ledger.dropped("rate_limit")
             return
+        try:
+            wanted = self._shows_news(frame, settings.motion)
+        except BaseException:  # a lost device, say: the connection ends, and this frame with it
+            frame.surface.release()
+            lane.ledger.dropped("shutdown")
+            raise
+        if not wanted:
+            frame.surface.release()
+            lane.ledger.dropped("still")
+            return
         numbered = Frame(camera_id=lane.camera_id, seq=seq, pts_s=frame.pts_s, times=times, surface=frame.surface)
         self._mailbox.offer(lane, numbered, self._clock())
+
+    def _shows_news(self, frame: SourceFrame[S], settings: MotionSettings | None) -> bool:
+        lane = self._lane
+        if settings is None:
+            if lane.motion is not None:  # switched off: what is learnt grows old
+                self._motion, lane.motion = MotionGate(), None
+            return True
+        wanted = self._motion.admits(frame, settings)
+        if lane.motion is None or lane.motion.still is not self._motion.still:
+            lane.motion = MotionState(still=self._motion.still, since_utc=self._wall())
+        return wanted
 
     def _report(self, state: State, *, error: SourceError | None = None, retry_at: float | None = None) -> None:
         self._on_report(ReaderReport(state=state, since_utc=self._wall(), error=error, retry_at=retry_at))

@@ -178,6 +178,7 @@ class Registry(Generic[S]):
         wanted = None if settings.classes is None else frozenset(settings.classes)
         return LaneSettings(
             max_fps=settings.max_fps,
+            motion=settings.motion,
             priority=settings.priority,
             min_score=self._settings.min_score if settings.min_score is None else settings.min_score,
             class_ids=None

@@ -36,6 +36,16 @@ def _unstripped(value: object) -> object:
 Password: TypeAlias = Annotated[SecretStr, BeforeValidator(_unstripped), Field(max_length=MAX_PASSWORD_LENGTH)]
 
 
+class MotionSettings(BaseModel):
+    """How the motion gate decides that a scene is still; see `motion.py`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sensitivity: float = Field(0.5, ge=0, le=1, allow_inf_nan=False, description="1 notices most, 0 least")
+    heartbeat_s: float = Field(5.0, ge=0.5, le=3600, allow_inf_nan=False, description="one frame of a still scene each")
+    hold_s: float = Field(2.0, ge=0, le=300, allow_inf_nan=False, description="frames pass so long after motion ended")
+
+
 class CameraOptions(BaseModel):
     """The fields that every shape of a camera has; none is required."""
 
@@ -47,6 +57,7 @@ class CameraOptions(BaseModel):
     enabled: bool = True
     transport: Literal["auto", "tcp", "udp"] = "auto"
     max_fps: Annotated[float, Field(gt=0, le=240, allow_inf_nan=False)] | None = None
+    motion: MotionSettings | None = Field(None, description="infer only what moves; null: everything")
     priority: int = Field(5, ge=1, le=10)
     min_score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     classes: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = None

@@ -28,6 +28,7 @@ CAMERA_FIELDS = {
     "enabled",
     "transport",
     "max_fps",
+    "motion",
     "priority",
     "min_score",
     "classes",
@@ -50,6 +51,7 @@ STATUS_FIELDS = {
     "inferred_fps",
     "restarts",
     "last_frame_at",
+    "motion",
     "frames",
 }
 RESULT_FIELDS = {
@@ -96,6 +98,7 @@ async def test_a_camera_shows_what_was_registered_and_its_defaults(shared: Runni
         "enabled": False,
         "transport": "auto",
         "max_fps": None,
+        "motion": None,
         "priority": 5,
         "min_score": None,
         "classes": None,
@@ -108,6 +111,7 @@ async def test_a_camera_shows_what_was_registered_and_its_defaults(shared: Runni
         "enabled": False,
         "transport": "udp",
         "max_fps": 2.5,
+        "motion": {"sensitivity": 0.75, "heartbeat_s": 60.0, "hold_s": 0.0},
         "priority": 10,
         "min_score": 0.5,
         "classes": ["car"],
@@ -138,7 +142,7 @@ async def test_a_running_camera_s_status_is_complete(shared: RunningApp) -> None
     assert status["since"] <= status["last_frame_at"]
     assert status["since"].endswith("Z")
     frames = status["frames"]
-    assert set(frames["dropped"]) == {"rate_limit", "replaced", "stale", "infer_failed", "shutdown"}
+    assert set(frames["dropped"]) == {"rate_limit", "still", "replaced", "stale", "infer_failed", "shutdown"}
     assert frames["decoded"] == frames["published"] + sum(frames["dropped"].values()) + frames["in_flight"]
 
 
@@ -218,6 +222,35 @@ async def test_a_rate_limit_takes_effect_without_a_reconnect(shared: RunningApp)
     lane = shared.parts.registry.get("gate-1").lane
     await wait_until(lambda: lane.counts().dropped["rate_limit"] > 20)
     assert (await shared.camera("gate-1"))["status"]["since"] == since
+
+
+@on_shared
+async def test_the_motion_gate_takes_effect_without_a_reconnect_and_shows_in_the_status(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=100&still=1")
+    before = (await shared.wait_state("gate-1", "running"))["status"]
+    assert before["motion"] is None
+    changed = await shared.patch("gate-1", motion={"hold_s": 0})
+    assert changed["motion"] == {"sensitivity": 0.5, "heartbeat_s": 5.0, "hold_s": 0.0}
+    lane = shared.parts.registry.get("gate-1").lane
+    await wait_until(lambda: lane.counts().dropped["still"] > 20)
+    after = (await shared.camera("gate-1"))["status"]
+    assert after["since"] == before["since"] <= after["motion"]["since"]
+    assert after["motion"]["still"] is True
+    assert (await shared.patch("gate-1", motion=None))["motion"] is None
+    await wait_until(lambda: lane.motion is None)
+    dropped = lane.counts().dropped["still"]
+    published = lane.counts().published
+    await wait_until(lambda: lane.counts().published > published + 20)
+    assert lane.counts().dropped["still"] == dropped
+
+
+@on_shared
+async def test_a_moving_scene_passes_the_motion_gate_whole(shared: RunningApp) -> None:
+    await shared.register("gate-1", "fps=100", motion={})
+    await shared.wait_published("gate-1", 150)
+    status = (await shared.camera("gate-1"))["status"]
+    assert status["frames"]["dropped"]["still"] == 0
+    assert status["motion"]["still"] is False
 
 
 @on_shared

@@ -84,6 +84,7 @@ async def test_labels_take_the_values_of_the_contract(shared: RunningApp) -> Non
     assert values(found["vidette_camera_restarts_total"], "code") == {"read_timeout"}
     assert values(found["vidette_frames_dropped_total"], "reason") == {
         "rate_limit",
+        "still",
         "replaced",
         "stale",
         "infer_failed",

@@ -17,6 +17,7 @@ import pytest
 from app.backends.cuda.bitstream import FormatProbe
 from app.backends.cuda.choice import RETRY_AFTER_S, decoder_bytes
 from app.backends.cuda.nvdec import NvdecError
+from app.backends.cuda.surface import CudaSurface
 from app.backends.ffmpeg.decoder import FrameDecoder
 from app.backends.ffmpeg.timing import Arrival
 from app.errors import DeviceLost, EngineError, SourceError, SourceErrorCode
@@ -142,6 +143,22 @@ class TestPictures:
             assert planes.y % 256 == planes.y_pitch % 256 == planes.chroma_pitch % 256 == 0
             assert repr(frame.surface) == "CudaSurface(96x64 p016le)"
             frame.surface.release()
+
+    @pytest.mark.parametrize(("encoder", "pixels"), [("libx264", "yuv420p"), ("libx265", "yuv420p10le")])
+    def test_their_luma_is_what_software_sees(self, device: Device, tmp_path: Path, encoder: str, pixels: str) -> None:
+        path = write_clip(tmp_path / "clip.mp4", encoder=encoder, pixels=pixels)
+        with (
+            device.camera(path) as ours,
+            feeding(path, lambda video: FrameDecoder(video, log=logging.getLogger())) as theirs,
+        ):
+            our, their = next_frames(ours)[0], next_frames(theirs)[0]
+            assert isinstance(our.surface, CudaSurface)
+            assert np.abs(our.surface.luma(32, 18).astype(int) - their.surface.luma(32, 18)).max() <= 1
+            assert (our.packet_bytes, our.is_key) == (their.packet_bytes, their.is_key)
+            assert our.packet_bytes > 0 and our.is_key
+            our.surface.release()
+            with pytest.raises(ValueError, match="released"):
+                our.surface.luma(32, 18)
 
     def test_they_stay_when_the_decoder_goes_on_and_when_it_is_gone(self, device: Device, tmp_path: Path) -> None:
         path = write_clip(tmp_path / "clip.mp4")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.cameras.entries import read_entries
 from app.cameras.exchange import ImportPlan, as_yaml, plan_import, read_cameras
-from app.cameras.settings import CameraSettings
+from app.cameras.settings import CameraSettings, MotionSettings
 from app.errors import ConfigError
 
 
@@ -36,6 +36,7 @@ FULL = camera(
     enabled=False,
     transport="udp",
     max_fps=2.5,
+    motion=MotionSettings(hold_s=0.5),
     priority=9,
     min_score=1e-5,
     classes=["person", "on", "123"],

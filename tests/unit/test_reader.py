@@ -14,10 +14,13 @@ import pytest
 from app.backends.synthetic.source import SyntheticSurface
 from app.cameras.backoff import Backoff
 from app.cameras.lane import Lane, LaneSettings
+from app.cameras.motion import MotionState
 from app.cameras.reader import Reader, ReaderReport
+from app.cameras.settings import MotionSettings
 from app.cameras.source import SourceRequest
 from app.errors import DeviceLost, SourceError, SourceErrorCode
-from tests.support.fakes import FakeClock, ScriptedSource, Step, SyntheticFrame, make_source_frame
+from app.types import GreyPicture, SourceFrame
+from tests.support.fakes import FakeClock, ScriptedSource, Step, SyntheticFrame, make_source_frame, make_times
 from tests.support.wait import wait_in_thread
 
 TIMEOUT = SourceError(SourceErrorCode.READ_TIMEOUT, "nothing came for 10 s")
@@ -221,6 +224,78 @@ def test_a_stream_without_a_clock_is_thinned_by_arrival() -> None:
     with reading([*frames, threading.Event()], settings=LaneSettings(max_fps=5)) as watch:
         wait_in_thread(lambda: watch.lane.counts().decoded == 20)
         wait_in_thread(lambda: len(watch.slot.frames) == 10)
+
+
+def still_scene(seconds: float, *, fps: int = 10, begins_at: float = 0.0) -> list[SourceFrame[SyntheticSurface]]:
+    moments = [begins_at + n / fps for n in range(round(seconds * fps))]
+    return [make_source_frame(0, at=at, pts_s=at) for at in moments]
+
+
+def test_a_still_scene_drops_all_but_heartbeats_before_offering() -> None:
+    frames = still_scene(20)
+    settings = LaneSettings(motion=MotionSettings(heartbeat_s=5, hold_s=1))
+    with reading([*frames, threading.Event()], settings=settings) as watch:
+        wait_in_thread(lambda: watch.lane.counts().decoded == 200)
+        wait_in_thread(lambda: watch.lane.counts().in_flight == len(watch.slot.frames))
+        counts = watch.lane.counts()
+        assert counts.dropped["still"] + counts.in_flight == 200
+        assert sum(frame.surface.released for frame in frames) == counts.dropped["still"] > 170
+        assert watch.lane.motion == MotionState(still=True, since_utc=1_795_000_000.0)
+
+
+def test_the_rate_limit_comes_before_the_motion_gate() -> None:
+    settings = LaneSettings(max_fps=5, motion=MotionSettings(hold_s=1))
+    with reading([*still_scene(20), threading.Event()], settings=settings) as watch:
+        wait_in_thread(lambda: watch.lane.counts().decoded == 200)
+        wait_in_thread(lambda: watch.lane.counts().dropped["rate_limit"] == 100)
+        assert 0 < watch.lane.counts().dropped["still"] < 100
+
+
+def test_the_motion_gate_can_be_switched_while_frames_come() -> None:
+    go_on = [threading.Event(), threading.Event()]
+    steps: list[Step] = [
+        *still_scene(5),
+        go_on[0],
+        *still_scene(5, begins_at=5),
+        go_on[1],
+        *still_scene(5, begins_at=10),
+    ]
+    with reading([*steps, threading.Event()]) as watch:
+        wait_in_thread(lambda: len(watch.slot.frames) == 50)
+        assert watch.lane.motion is None
+        watch.lane.settings = LaneSettings(motion=MotionSettings(hold_s=0))
+        go_on[0].set()
+        wait_in_thread(lambda: watch.lane.counts().decoded == 100)
+        assert 35 <= watch.lane.counts().dropped["still"] < 45
+        watch.lane.settings = LaneSettings()
+        before = len(watch.slot.frames)
+        go_on[1].set()
+        wait_in_thread(lambda: len(watch.slot.frames) == before + 50)
+        assert watch.lane.motion is None
+
+
+def test_a_frame_that_cannot_be_looked_at_is_released_and_counted() -> None:
+    lost = DeviceLost("the GPU fell off the bus")
+
+    class Unseen(SyntheticSurface):
+        def luma(self, width: int, height: int) -> GreyPicture:
+            raise lost
+
+    surface = Unseen(640, 360, 0.0)
+    frame = SourceFrame(pts_s=0.0, times=make_times(), surface=surface)
+    with reading([frame], settings=LaneSettings(motion=MotionSettings())) as watch:
+        wait_in_thread(lambda: watch.slot.lost == [lost])
+        counts = watch.lane.counts()
+        assert (surface.released, counts.dropped["shutdown"], counts.in_flight) == (1, 1, 0)
+
+
+def test_a_new_connection_learns_its_scene_anew() -> None:
+    settings = LaneSettings(motion=MotionSettings(hold_s=0, heartbeat_s=100))
+    with reading(
+        [*still_scene(5), TIMEOUT], [*still_scene(0.9, begins_at=6), threading.Event()], settings=settings
+    ) as watch:
+        wait_in_thread(lambda: watch.lane.counts().decoded == 59)
+        wait_in_thread(lambda: [frame.times.arrived_at >= 6 for frame in watch.slot.frames].count(True) == 9)
 
 
 def test_a_new_pace_reaches_the_open_source() -> None:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.cameras.database import APPLICATION_ID, FILE_NAME, MIGRATIONS
-from app.cameras.settings import CameraSettings
+from app.cameras.settings import CameraSettings, MotionSettings
 from app.cameras.store import CameraStore
 from app.errors import StoreError
 
@@ -69,6 +69,7 @@ async def test_every_field_survives_a_restart(data_dir: Path) -> None:
         enabled=False,
         transport="udp",
         max_fps=2.5,
+        motion=MotionSettings(hold_s=0.5),
         priority=9,
         min_score=0.0,
         classes=["person"],

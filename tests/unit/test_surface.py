@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import av
+import cv2
 import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace
@@ -138,3 +139,26 @@ def test_an_upside_down_picture_goes_through_bgr() -> None:
         planes = (type("Plane", (), {"line_size": -64}),)
 
     assert HostSurface(UpsideDown()).planes() is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p", "yuv444p", "nv12", "gray", "yuv420p10le", "rgb24"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (854, 480), (640, 360), (48, 30)])
+def test_luma_is_the_mean_over_areas_whatever_the_pixels_are(pixels: str, width: int, height: int) -> None:
+    ramp = (
+        np.linspace(20, 230, width, dtype=np.float32)[None, :] * np.linspace(0.5, 1, height, dtype=np.float32)[:, None]
+    )
+    frame = av.VideoFrame.from_ndarray(ramp.astype(np.uint8), format="gray").reformat(
+        format=pixels, dst_color_range=ColorRange.JPEG, src_color_range=ColorRange.JPEG
+    )
+    luma = HostSurface(frame).luma(64, 36)
+    wanted = cv2.resize(ramp, (64, 36), interpolation=cv2.INTER_AREA)
+    assert luma.dtype == np.uint8 and luma.shape == (36, 64)
+    assert np.abs(luma - wanted).max() < 6
+
+
+def test_luma_of_a_bgr_image_and_of_nothing() -> None:
+    surface = HostSurface.from_bgr(np.full((72, 128, 3), (10, 20, 200), np.uint8))
+    assert set(np.unique(surface.luma(64, 36))) == {73}
+    surface.release()
+    with pytest.raises(ValueError, match="released"):
+        surface.luma(64, 36)

@@ -62,8 +62,7 @@ class CudaBackend:
 
     def probe(self) -> Availability:
         wanted = self._settings.backend
-        engine = "auto" if wanted.engine == "openvino" else wanted.engine
-        return cuda_availability(examine(gpu=wanted.gpu), gpu=wanted.gpu, engine=engine)
+        return cuda_availability(examine(gpu=wanted.gpu), gpu=wanted.gpu, engine=wanted.engine)
 
     def open_source(self, request: SourceRequest) -> CudaSource:
         return CudaSource(request, video=self._opened_video())

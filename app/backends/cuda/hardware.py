@@ -159,4 +159,10 @@ def _frame(surface: CudaSurface | None, dated: Dated | None) -> SourceFrame[Cuda
     if dated is None:
         surface.release()
         return None
-    return SourceFrame(pts_s=dated.pts_s, times=dated.times, surface=surface)
+    return SourceFrame(
+        pts_s=dated.pts_s,
+        times=dated.times,
+        surface=surface,
+        packet_bytes=dated.packet_bytes,
+        is_key=dated.is_key,
+    )

@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 from app.backends.cuda.libcuda import DriverAnswer, Gpu, LoadLibrary, ask_driver
 from app.types import Availability
 
-Engine: TypeAlias = Literal["auto", "openvino", "tensorrt", "tensorrt_rtx"]
+Engine: TypeAlias = Literal["auto", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx"]
 INSTALL = "pip install 'vidette[cuda]'"
 INSTALL_RTX = "pip install 'vidette[rtx]'"
 FATBIN = Path(__file__).with_name("kernels") / "vidette.fatbin"

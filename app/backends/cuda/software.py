@@ -112,7 +112,13 @@ class UploadDecoder:
     def _redated(self, frame: SourceFrame[HostSurface], surface: CudaSurface) -> SourceFrame[CudaSurface]:
         times, now = frame.times, self._clock()
         spent_s = times.decode_s + now - times.decoded_at
-        return SourceFrame(pts_s=frame.pts_s, times=replace(times, decoded_at=now, decode_s=spent_s), surface=surface)
+        return SourceFrame(
+            pts_s=frame.pts_s,
+            times=replace(times, decoded_at=now, decode_s=spent_s),
+            surface=surface,
+            packet_bytes=frame.packet_bytes,
+            is_key=frame.is_key,
+        )
 
 
 def _copies_in(planes: YuvPlanes, target: DevicePlanes) -> Iterator[Copy2D]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import av
+import numpy as np
 
 from app.backends.cuda.driver import Copy2D, Driver
-from app.backends.ffmpeg.surface import HostSurface
+from app.backends.ffmpeg.surface import LUMA_ROWS, HostSurface, scaled_luma
 from app.inference.colour import ColorMatrix
-from app.types import BgrImage
+from app.types import BgrImage, GreyPicture
 
 # Rows in our own memory begin at multiples of this: what the copy engine and a warp's loads like best.
 PITCH_ALIGNMENT = 256
@@ -165,21 +166,44 @@ class CudaSurface:
         frame = av.VideoFrame(self._width, self._height, _pixel_format(self))
         frame.colorspace = _COLORSPACES[self._planes.matrix]
         frame.color_range = _FULL_RANGE if self._planes.full_range else _LIMITED_RANGE
-        with self._driver.bound():
-            stream = self._driver.stream()
-            try:
-                for copy in _copies_out(self._planes, frame):
-                    self._driver.copy_2d_out(copy, stream=stream)
-                stream.synchronize()
-            finally:
-                stream.close()
+        self._copy_out(_copies_out(self._planes, frame))
         planar = _PLANAR.get(frame.format.name)
         return HostSurface(frame if planar is None else frame.reformat(format=planar, threads=1)).to_bgr()
+
+    def luma(self, width: int, height: int) -> GreyPicture:
+        """Its brightness as u8[height, width]. Blocking: copies the few rows out that it looks at, 0.1 MB of 720p."""
+        if self._slot is None:
+            raise ValueError("the surface was released, its pixels are gone")
+        planes = self._planes
+        step = max(1, self._height // (LUMA_ROWS * height))
+        rows = np.empty((-(-self._height // step), self._width * planes.sample_bytes), np.uint8)
+        copy = Copy2D(
+            target=rows.ctypes.data,
+            target_pitch=rows.shape[1],
+            source=planes.y,
+            source_pitch=planes.y_pitch * step,
+            width_bytes=rows.shape[1],
+            height=rows.shape[0],
+        )
+        self._copy_out([copy])
+        # Of 16-bit samples the upper byte, which comes second.
+        samples = np.ascontiguousarray(rows[:, planes.sample_bytes - 1 :: planes.sample_bytes])
+        return scaled_luma(samples, width, height)
 
     def release(self) -> None:
         slot, self._slot = self._slot, None
         if slot is not None:
             slot.release()
+
+    def _copy_out(self, copies: Iterable[Copy2D]) -> None:
+        with self._driver.bound():
+            stream = self._driver.stream()
+            try:
+                for copy in copies:
+                    self._driver.copy_2d_out(copy, stream=stream)
+                stream.synchronize()
+            finally:
+                stream.close()
 
 
 def copies_between(source: DevicePlanes, target: DevicePlanes, layout: PictureLayout) -> Iterator[Copy2D]:

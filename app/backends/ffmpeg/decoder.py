@@ -124,7 +124,13 @@ class FrameDecoder:
     def _frame(self, picture: VideoFrame, dated: Dated) -> SourceFrame[HostSurface]:
         self._describe(picture)
         self.corrupt_frames += picture.is_corrupt
-        return SourceFrame(pts_s=dated.pts_s, times=dated.times, surface=HostSurface(picture))
+        return SourceFrame(
+            pts_s=dated.pts_s,
+            times=dated.times,
+            surface=HostSurface(picture),
+            packet_bytes=dated.packet_bytes,
+            is_key=dated.is_key,
+        )
 
     def _describe(self, picture: VideoFrame) -> None:
         known = self.info

@@ -125,7 +125,14 @@ class PacketReader:
             at = self._clock()
         elif media_s is not None:
             self.lag.observe(media_s, self._packet_at)
-        packet.opaque = date_packet(at=at, utc=self._wall_clock(), lag_s=self.lag.lag_s, sender_utc=_sender_utc(packet))
+        packet.opaque = date_packet(
+            at=at,
+            utc=self._wall_clock(),
+            lag_s=self.lag.lag_s,
+            sender_utc=_sender_utc(packet),
+            packet_bytes=packet.size,
+            is_key=packet.is_keyframe,
+        )
         return late
 
 

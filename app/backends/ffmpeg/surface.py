@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 import av
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from app.inference.colour import ColorMatrix
-from app.types import BgrImage
+from app.types import BgrImage, GreyPicture
 
 Plane: TypeAlias = NDArray[np.uint8]
 
@@ -18,6 +19,8 @@ Plane: TypeAlias = NDArray[np.uint8]
 _PLANAR_FORMATS = frozenset(
     {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv440p", "yuvj440p", "yuv411p", "yuvj411p"}
 )
+_OTHER_LUMA = frozenset({"nv12", "nv16", "nv21", "nv24", "gray"})  # whose first plane is 8-bit luma, too
+LUMA_ROWS = 2  # that are looked at for each row of a small picture
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 # AVColorSpace, ITU-T H.273 table 4. Unspecified means BT.601, as in swscale, so that both conversions agree.
 _MATRICES: dict[int, ColorMatrix] = {1: "bt709", 9: "bt2020", 10: "bt2020"}
@@ -91,9 +94,10 @@ class HostSurface:
         frame = self._frame
         if frame is None or frame.format.name not in _PLANAR_FORMATS:
             return None
-        if any(plane.line_size <= 0 for plane in frame.planes):  # an upside-down picture
+        planes = frame.planes  # made anew each time it is asked for
+        if any(plane.line_size <= 0 for plane in planes):  # an upside-down picture
             return None
-        y, u, v = (_view(plane) for plane in frame.planes)
+        y, u, v = (_view(plane) for plane in planes)
         return YuvPlanes(y=y, u=u, v=v, full_range=self.full_range, matrix=self.matrix)
 
     def as_planes(self) -> YuvPlanes:
@@ -115,10 +119,44 @@ class HostSurface:
         # threads=1: swscale's default is one thread per core for every single frame.
         return cast(BgrImage, self._frame.to_ndarray(format="bgr24", threads=1))
 
+    def luma(self, width: int, height: int) -> GreyPicture:
+        """Its brightness as u8[height, width], whatever the pixels are.
+
+        For 64 x 36 of 8-bit 720p 0.05 ms, 0.2 ms where caches are cold. Formats without a plane of 8-bit luma are
+        converted by swscale first.
+        """
+        if self._image is not None:
+            small = scaled_luma(self._image, width, height)
+            return cast(GreyPicture, cv2.cvtColor(small, cv2.COLOR_BGR2GRAY))
+        frame = self._frame
+        if frame is None:
+            raise ValueError("the surface was released, its pixels are gone")
+        plane = frame.planes[0]
+        if not (frame.format.name in _PLANAR_FORMATS or frame.format.name in _OTHER_LUMA) or plane.line_size <= 0:
+            plane = frame.reformat(format="yuv420p", threads=1).planes[0]
+        return scaled_luma(_view(plane), width, height)
+
     def release(self) -> None:
         """Let the pixels go; `width` and `height` stay readable. Idempotent."""
         self._frame = None
         self._image = None
+
+
+def scaled_luma(rows: Plane, width: int, height: int) -> Plane:
+    """Scale u8[rows, columns, ...] to u8[height, width, ...] by means over areas, of `LUMA_ROWS` rows for each.
+
+    Some columns at the sides are left out, fewer than `width`.
+    """
+    # All rows would cost five times as much, and the forty samples of 720p are enough for a mean. OpenCV is quick where
+    # an area is a whole number of rows and columns, and slow everywhere else.
+    step, uneven = divmod(rows.shape[0], LUMA_ROWS * height)
+    if uneven and step:
+        rows = rows[np.arange(LUMA_ROWS * height) * rows.shape[0] // (LUMA_ROWS * height)]
+    elif step:
+        rows = rows[::step]
+    margin = rows.shape[1] % width if rows.shape[1] > width else 0
+    inner = rows[:, margin // 2 : rows.shape[1] - (margin - margin // 2)]
+    return cast(Plane, cv2.resize(inner, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def _view(plane: av.video.plane.VideoPlane) -> Plane:

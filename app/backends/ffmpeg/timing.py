@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from app.cameras.gate import RateGate
 from app.types import Clock, FrameTimes
 
 # Between these two the reader's lag counts as jitter: it is neither shed nor finished shedding.
@@ -17,24 +18,32 @@ _DRIFT = 200e-6
 _STUCK_AFTER_S = 1.0
 _JUMP_S = 1.0
 _LONGEST_FILE_GAP_S = 10.0
+# However few frames are wanted, the camera's rate and the date of its last frame must stay true.
+_LEAST_KEYS_FPS = 0.5
 # 2001-01-01: a camera whose clock was never set starts in 1900, 1970 or 2000.
 _OLDEST_PLAUSIBLE_UTC = 978_307_200.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """When a packet came, and when its picture was taken as far as that is known."""
+    """When a packet came, when its picture was taken as far as that is known, and what it was."""
 
     at: float  # monotonic
     captured_utc: float
     clock: Clock
+    packet_bytes: int = 0
+    is_key: bool = False
 
 
-def date_packet(*, at: float, utc: float, lag_s: float, sender_utc: float | None) -> Arrival:
+def date_packet(
+    *, at: float, utc: float, lag_s: float, sender_utc: float | None, packet_bytes: int = 0, is_key: bool = False
+) -> Arrival:
     """Date a packet by the camera's sender report (`sender_utc`), or else by its arrival less the time it waited."""
+    clock: Clock = "arrival"
+    captured_utc = utc - lag_s
     if sender_utc is not None and sender_utc >= _OLDEST_PLAUSIBLE_UTC:
-        return Arrival(at=at, captured_utc=sender_utc, clock="rtcp")
-    return Arrival(at=at, captured_utc=utc - lag_s, clock="arrival")
+        captured_utc, clock = sender_utc, "rtcp"
+    return Arrival(at=at, captured_utc=captured_utc, clock=clock, packet_bytes=packet_bytes, is_key=is_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +60,8 @@ class Dated:
 
     pts_s: float | None
     times: FrameTimes
+    packet_bytes: int = 0  # 0: the decoder lost which packet it was
+    is_key: bool = False
 
 
 class Dating:
@@ -98,6 +109,8 @@ class Dating:
                 captured_utc=arrival.captured_utc,
                 clock=arrival.clock,
             ),
+            packet_bytes=0 if picture.arrival is None else picture.arrival.packet_bytes,
+            is_key=picture.arrival is not None and picture.arrival.is_key,
         )
 
     def _pts_s(self, picture: Carried) -> float | None:
@@ -162,12 +175,14 @@ class Decode(Enum):
 class DecodeGate:
     """Decides packet by packet whether decoding is worth it: everything, or the keyframes only.
 
-    Keyframes suffice when they come at least as often as frames are wanted, or while the reader sheds lag. Decoding
-    everything begins again right before a key packet only: in between, H.264 would give wrong pictures silently.
+    Keyframes suffice when they come about as often as frames are wanted, or while the reader sheds lag; of keyframes
+    that come more often, those that are wanted. Decoding everything begins again right before a key packet only: in
+    between, H.264 would give wrong pictures silently.
     """
 
     def __init__(self) -> None:
         self.keys_only = False
+        self._rate = RateGate()
         self._key_at: float | None = None
         self._intervals: deque[float] = deque(maxlen=3)
 
@@ -179,13 +194,18 @@ class DecodeGate:
         if media_s is not None and self._key_at is not None:
             self._intervals.append(media_s - self._key_at)
         self._key_at = media_s
-        self.keys_only = shedding or self._keys_suffice(max_fps)
-        return Decode.ALONE if self.keys_only else Decode.NEXT
+        suffice = max_fps is not None and self._keys_suffice(max_fps)
+        self.keys_only = shedding or suffice
+        if max_fps is None or media_s is None or shedding or not suffice:
+            return Decode.ALONE if self.keys_only else Decode.NEXT
+        wanted = self._rate.admits(media_s, max(max_fps, _LEAST_KEYS_FPS))
+        return Decode.ALONE if wanted else Decode.SKIP
 
-    def _keys_suffice(self, max_fps: float | None) -> bool:
-        if max_fps is None or len(self._intervals) < 2:
+    def _keys_suffice(self, max_fps: float) -> bool:
+        if len(self._intervals) < 2:
             return False
-        slack = 1.1 if self.keys_only else 1.02  # hysteresis, and timestamps are rounded
+        # Cameras' clocks jitter, and 25 frames of a camera that gives 24 a second are 1.04 s. The second is hysteresis.
+        slack = 1.15 if self.keys_only else 1.1
         return 0 < max(self._intervals) <= slack / max_fps
 
 

@@ -2,6 +2,7 @@
 
 `rtsp://anything/path?fps=25&width=1280&height=720&fail=read_timeout&after=50&hang=1`:
 `fail` raises that code after `after` frames (0: at once), `hang` stops delivering then instead, until interrupted.
+`still=1` keeps the scene's object where it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from app.cameras.source import SourceRequest
 from app.errors import SourceError, SourceErrorCode
-from app.types import BgrImage, FrameTimes, SourceFrame, StreamInfo
+from app.types import BgrImage, FrameTimes, GreyPicture, SourceFrame, StreamInfo
 
 
 @dataclass(slots=True)
@@ -33,6 +34,12 @@ class SyntheticSurface:
         x1, y1, x2, y2 = (int(v) for v in box_at(self.at_s, self.width, self.height))
         image[y1:y2, x1:x2] = (40, 160, 240)
         return image
+
+    def luma(self, width: int, height: int) -> GreyPicture:
+        picture = np.full((height, width), 96, dtype=np.uint8)
+        x1, y1, x2, y2 = (round(v) for v in box_at(self.at_s, width, height))
+        picture[y1:y2, x1:x2] = 160
+        return picture
 
     def release(self) -> None:
         self.released += 1
@@ -55,6 +62,7 @@ class Script:
     fail: SourceErrorCode | None = None
     after: int = 0
     hang: bool = False
+    still: bool = False
 
     @classmethod
     def of(cls, url: str) -> Script:
@@ -66,6 +74,7 @@ class Script:
             fail=SourceErrorCode(query["fail"]) if "fail" in query else None,
             after=int(query.get("after", 0)),
             hang=query.get("hang", "0") == "1",
+            still=query.get("still", "0") == "1",
         )
 
 
@@ -117,5 +126,5 @@ class SyntheticSource:
     def _frame(self, at_s: float) -> SourceFrame[SyntheticSurface]:
         now = self._clock()
         times = FrameTimes(arrived_at=now, decoded_at=now, decode_s=0.0, captured_utc=time.time(), clock="arrival")
-        surface = SyntheticSurface(self._script.width, self._script.height, at_s)
+        surface = SyntheticSurface(self._script.width, self._script.height, 0.0 if self._script.still else at_s)
         return SourceFrame(pts_s=at_s, times=times, surface=surface)
