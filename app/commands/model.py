@@ -102,7 +102,7 @@ def try_model(spec: ModelSpec) -> tuple[str, ...]:
     available = probe_cpu()
     if not available.available:
         raise BackendUnavailable(available.name, available.reason)
-    from app.backends.cpu.engine import check_model
+    from app.backends.cpu.openvino_engine import check_model
 
     reason = check_model(spec)
     return () if reason is None else (f"it will run at batch 1: {reason}",)

@@ -19,7 +19,7 @@ from app.simulator.tracks import LiveTrack, MediaClock
 
 _TOO_LATE_S = 2.0
 # All cameras send at multiples of this, so that many of them share one wake-up of the event loop: half of the cost.
-_GRID_S = 0.005
+GRID_S = 0.005
 _SILENCE_SAMPLES = 320  # 40 ms
 _SILENCE = media_frame(
     [b"\x80\x00" + bytes(10) + b"\xff" * _SILENCE_SAMPLES], decode_ticks=0, present_ticks=0, is_key=True
@@ -50,6 +50,7 @@ class CameraStats:
     packets: int
     octets: int
     late_max_ms: float  # the worst delay of a frame behind its time
+    started_at: float  # monotonic, when its first frame was due; moves on when the machine sleeps
     fault: str
 
 
@@ -143,6 +144,7 @@ class Camera:
             packets=self._video.stream.packets,
             octets=self._video.stream.octets,
             late_max_ms=self._late_max_s * 1000,
+            started_at=self._clock.due_at(0, RTP_CLOCK_HZ),
             fault=str(self.fault),
         )
 
@@ -169,7 +171,7 @@ class Camera:
 
     def _schedule_frame(self) -> None:
         due_at = self._clock.due_at(self._player.due_ticks, RTP_CLOCK_HZ)
-        self._timers["video"] = self._loop.call_at(math.ceil(due_at / _GRID_S) * _GRID_S, self._send_frame)
+        self._timers["video"] = self._loop.call_at(math.ceil(due_at / GRID_S) * GRID_S, self._send_frame)
 
     def _send_frame(self) -> None:
         late_s = self._clock.lateness_s(self._player.due_ticks, RTP_CLOCK_HZ)

@@ -129,7 +129,13 @@ class Feed(Iterator[Any]):
         packet: Any = next(self._packets)
         if packet.size:
             self._count += 1
-            packet.opaque = Arrival(at=float(self._count), captured_utc=1e9 + self._count, clock="arrival")
+            packet.opaque = Arrival(
+                at=float(self._count),
+                captured_utc=1e9 + self._count,
+                clock="arrival",
+                packet_bytes=packet.size,
+                is_key=packet.is_keyframe,
+            )
         return packet
 
     def decode(self, packet: VideoPacket, *, alone: bool = False) -> list[SourceFrame[Any]]:

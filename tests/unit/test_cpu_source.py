@@ -104,11 +104,38 @@ class TestDecodeGate:
     def test_everything_is_decoded_when_keyframes_do_not_suffice(self, max_fps: float | None) -> None:
         assert set(self.decide(DecodeGate(), range(6), max_fps=max_fps)) == {Decode.NEXT}
 
-    @pytest.mark.parametrize("max_fps", [1.0, 0.2])
+    @pytest.mark.parametrize("max_fps", [1.0, 1.05])
     def test_keyframes_alone_are_decoded_once_they_are_known_to_suffice(self, max_fps: float) -> None:
         decisions = self.decide(DecodeGate(), range(6), max_fps=max_fps)
         assert set(decisions[:50]) == {Decode.NEXT}
         assert decisions[50:] == ([Decode.ALONE] + [Decode.SKIP] * 24) * 4
+
+    @pytest.mark.parametrize(("max_fps", "of_ten"), [(0.7, 7), (0.5, 5), (0.1, 5)])
+    def test_of_keyframes_that_come_more_often_those_that_are_wanted_and_one_in_two_seconds_are_decoded(
+        self, max_fps: float, of_ten: int
+    ) -> None:
+        decisions = self.decide(DecodeGate(), range(32), max_fps=max_fps)
+        keys, others = decisions[::25], [each for number, each in enumerate(decisions) if number % 25]
+        assert keys[2] is Decode.ALONE
+        assert keys[2:].count(Decode.ALONE) == 3 * of_ten
+        assert set(keys[2:]) == {Decode.ALONE, Decode.SKIP}
+        assert set(others[48:]) == {Decode.SKIP}
+
+    @pytest.mark.parametrize("interval_s", [0.96, 1.0, 1.04])
+    def test_a_keyframe_about_as_often_as_wanted_suffices_though_clocks_jitter(self, interval_s: float) -> None:
+        gate = DecodeGate()
+        keys = [
+            gate.decide(is_key=True, media_s=number * interval_s + jitter_s, max_fps=1.0, shedding=False)
+            for number, jitter_s in zip(range(60), itertools.cycle([0.0, 0.02, -0.02]), strict=False)
+        ]
+        assert Decode.NEXT not in keys[3:]
+        assert keys[3:].count(Decode.ALONE) >= 54
+
+    def test_while_lag_is_shed_every_keyframe_is_decoded_to_find_the_newest(self) -> None:
+        gate = DecodeGate()
+        self.decide(gate, range(4), max_fps=0.5)
+        keys = [gate.decide(is_key=True, media_s=4.0 + n, max_fps=0.5, shedding=True) for n in range(4)]
+        assert keys == [Decode.ALONE] * 4
 
     def test_everything_begins_again_right_at_a_keyframe(self) -> None:
         gate = DecodeGate()
@@ -326,7 +353,7 @@ def test_the_video_is_found_behind_the_audio(make_source: MakeSource, tmp_path: 
 def test_keyframes_suffice_for_a_slow_pace(make_source: MakeSource, tmp_path: Path) -> None:
     write_test_clip(tmp_path / "clip.mp4", fps=50, gop=GOP, seconds=0.6, b_frames=2)
     source = make_source("file:clip.mp4")
-    source.pace(2.0)
+    source.pace(10.0)
     numbers, frames, _ = play(source)
     # The distance of keyframes is known with the third one.
     assert numbers == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.errors import ModelError
-from app.inference.families.base import MAX_CANDIDATES, Candidates, cell_count, grid, reached
+from app.inference.families.base import MAX_CANDIDATES, Candidates, cell_count, grid, hits, reached
 from app.inference.families.identify import FAMILIES, INPUT_FORMATS, Evidence, OutputTensor, decoder_for, identify
 from app.inference.families.nanodet import NanoDet
 from app.inference.families.yolo import EndToEnd, YoloV5, YoloV8, Yolox
@@ -134,6 +134,27 @@ def test_of_many_candidates_the_best_remain_and_of_equal_ones_the_first() -> Non
     assert rows.tolist() == sorted(rows.tolist())
     assert set(range(3 * MAX_CANDIDATES - 10, 3 * MAX_CANDIDATES)) <= set(rows.tolist())
     assert rows[:4].tolist() == [1, 2, 4, 5] and (scores[rows] >= 0.5).all()
+
+
+def test_scores_far_apart_are_found_in_their_order() -> None:
+    scores = np.zeros(200_000, dtype=np.float32)
+    places = [0, 65_535, 65_536, 131_071, 199_999]
+    scores[places] = [0.5, 0.9, 0.25, 0.7, 0.3]
+    assert hits(scores, 0.25).tolist() == places
+    scores[places] = np.nan
+    assert hits(scores, 0.25).tolist() == []
+
+
+def test_of_many_candidates_of_several_strides_the_best_of_all_remain() -> None:
+    random = np.random.default_rng(0)
+    scores, sides = random.random((84, 20), dtype=np.float32), random.random((84, 32), dtype=np.float32)
+    scores = np.round(scores, 2)  # so that many are equal
+    whole = NanoDet(64, 64).decode([np.hstack((scores, sides))], 0.1)
+    parts = [scores[:64], scores[64:80], scores[80:], sides[:64], sides[64:80], sides[80:]]
+    split = NanoDet(64, 64).decode(parts, 0.1)
+    assert len(whole.scores) == len(split.scores) == MAX_CANDIDATES
+    assert whole.scores.min() > 0.35 and sorted(whole.scores) == sorted(np.sort(scores.reshape(-1))[-MAX_CANDIDATES:])
+    assert np.array_equal(whole.boxes, split.boxes) and np.array_equal(whole.class_ids, split.class_ids)
 
 
 def test_a_score_of_exactly_the_floor_reaches_it() -> None:

@@ -56,24 +56,26 @@ def test_a_frame_always_lies_inside_the_input(width: int, height: int, placement
 def test_the_whole_frame_comes_back_as_the_whole_frame(width: int, height: int, placement: str) -> None:
     box = letterbox(width, height, 640, 384, placement)
     content = np.array([[box.x, box.y, box.x + box.width, box.y + box.height]], dtype=np.float32)
-    back = to_source(content, np.zeros(1, dtype=np.intp), [box])
+    back = to_source(content, box)
     assert back[0] == pytest.approx([0, 0, width, height], rel=1e-5, abs=1e-3)
 
 
-def test_boxes_of_frames_of_different_sizes_go_back_to_their_own() -> None:
+def test_boxes_go_back_to_the_frame_that_they_were_found_in() -> None:
     boxes = np.array([[64, 144, 128, 208], [0, 0, 64, 64], [320, 320, 640, 640]], dtype=np.float32)
+    before = boxes.copy()
     wide, tall = letterbox(1280, 720, 640, 640, "centre"), letterbox(320, 640, 640, 640, "centre")
-    back = to_source(boxes, np.array([0, 1, 1]), [wide, tall])
-    assert back.tolist() == [[128, 8, 256, 136], [0, 0, 0, 64], [160, 320, 320, 640]]
-    assert back.dtype == np.float32
+    assert to_source(boxes[:1], wide).tolist() == [[128, 8, 256, 136]]
+    assert to_source(boxes[1:], tall).tolist() == [[0, 0, 0, 64], [160, 320, 320, 640]]
+    assert to_source(boxes, tall).dtype == np.float32
+    assert np.array_equal(boxes, before)
 
 
 def test_boxes_are_clipped_to_the_frame() -> None:
     box = letterbox(100, 100, 100, 100, "top_left")
-    back = to_source(np.array([[-5, -1, 200, 101]], dtype=np.float32), np.array([0]), [box])
+    back = to_source(np.array([[-5, -1, 200, 101]], dtype=np.float32), box)
     assert back.tolist() == [[0, 0, 100, 100]]
 
 
 def test_no_boxes_give_no_boxes() -> None:
     box = Letterbox(source_width=8, source_height=8, x=0, y=0, width=8, height=8)
-    assert to_source(np.empty((0, 4), dtype=np.float32), np.empty(0, dtype=np.intp), [box]).shape == (0, 4)
+    assert to_source(np.empty((0, 4), dtype=np.float32), box).shape == (0, 4)

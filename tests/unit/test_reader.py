@@ -281,7 +281,7 @@ def test_a_frame_that_cannot_be_looked_at_is_released_and_counted() -> None:
         def luma(self, width: int, height: int) -> GreyPicture:
             raise lost
 
-    surface = Unseen(640, 360, 0.0)
+    surface: SyntheticSurface = Unseen(640, 360, 0.0)
     frame = SourceFrame(pts_s=0.0, times=make_times(), surface=surface)
     with reading([frame], settings=LaneSettings(motion=MotionSettings())) as watch:
         wait_in_thread(lambda: watch.slot.lost == [lost])

@@ -54,7 +54,7 @@ class TimedEvent(Event, Protocol):
     """An event that also knows when the device came to it. Only measurements use it: it costs more than the other."""
 
     def elapsed_s(self, since: TimedEvent) -> float:
-        """Seconds on the device's clock from `since` to this one, both of which it has come to. Raises `EngineError`."""
+        """Seconds on the device's clock from `since` to this one; it has come to both. Raises `EngineError`."""
         ...
 
 
