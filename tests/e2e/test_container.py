@@ -27,6 +27,9 @@ from app.commands.clips import render_clip
 from app.simulator.process import SimulatorProcess
 from tests.support.wait import wait_in_thread
 
+# In a process of its own: containers are children of pytest, and what other tests' libraries made of it is not theirs.
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parents[2]
 STORAGE = ROOT / ".cache" / "container" / "storage.conf"
 IMAGE = "localhost/vidette:cpu"
