@@ -27,6 +27,8 @@ from tests.support.clips import write_test_clip
 from tests.support.fakes import CrowdDetector, make_times
 from tests.support.wait import wait_until
 
+pytestmark = pytest.mark.alone  # it counts what a busy camera gets through
+
 FPS = 25
 ASSETS = Path(os.environ.get("VIDETTE_ASSETS", ""))
 
