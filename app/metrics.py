@@ -20,6 +20,7 @@ from app.cores import available_cores
 from app.results.hub import ResultHub
 from app.service import Parts
 from app.types import EngineInfo, GpuSnapshot
+from app.watchdog import LoopStats
 
 STATES = ("connecting", "running", "retrying", "disabled")
 BATCH_BOUNDS = (1, 2, 4, 8, 12, 16)
@@ -43,6 +44,7 @@ class ServiceCollector(Collector):
         yield from _stage_metrics(parts.hub)
         yield from _batch_metrics(parts.batcher.stats)
         yield from _subscriber_metrics(parts.hub)
+        yield from _loop_metrics(parts.watchdog.stats)
         yield from _gpu_metrics(parts.samples.gpus)
         yield from _throttle_metrics(parts.samples.gpus)
         yield from _capacity_metrics(parts.engine, parts.samples.decode_cores, self._cores)
@@ -194,6 +196,15 @@ def _subscriber_metrics(hub: ResultHub[Any]) -> Iterator[Metric]:
     for reason, count in stats.messages_dropped.items():
         dropped.add_metric([reason], count)
     yield dropped
+
+
+def _loop_metrics(loop: LoopStats) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "vidette_event_loop_stalls", "Times that the event loop stood still for over a second.", value=loop.stalls
+    )
+    yield GaugeMetricFamily(
+        "vidette_event_loop_lag_seconds", "Until the event loop did what it was last asked to.", value=loop.lag_s
+    )
 
 
 def _gpu_metrics(gpus: Iterable[GpuSnapshot]) -> Iterator[Metric]:

@@ -33,6 +33,7 @@ from app.settings import Settings, otel_variables
 from app.threads import in_daemon_thread
 from app.tracing import Tracing, open_tracing
 from app.types import Availability, EngineInfo, GpuSnapshot
+from app.watchdog import LoopWatchdog
 
 logger = logging.getLogger("vidette.service")
 State: TypeAlias = Literal["starting", "ready", "stopping", "stopped"]
@@ -59,6 +60,7 @@ class Parts:
     hub: ResultHub[Any]
     registry: Registry[Any]
     samples: Samples
+    watchdog: LoopWatchdog
 
 
 class Places:
@@ -97,6 +99,8 @@ class Service:
         self.diagnoses = Places(MAX_DIAGNOSES, "diagnoses")
         self.abandoned_threads = 0
         self.on_stopping: Callable[[], None] = lambda: None
+        self.on_hung: Callable[[], None] = lambda: None  # called by the watchdog, in its thread
+        self.watchdog = LoopWatchdog(give_up_s=settings.server.stall_exit_s, on_hung=lambda: self.on_hung())
         self._choice = choice
         self._tracing = tracing
         self._parts: Parts | None = None
@@ -148,6 +152,8 @@ class Service:
         settings = self.settings
         try:
             async with AsyncExitStack() as stack:
+                self.watchdog.start()
+                stack.callback(self.watchdog.stop)
                 self._tracing = self._tracing or await asyncio.to_thread(open_tracing, otel_variables())
                 if self._tracing is not None:
                     _close_later(stack, "tracing", self._tracing.aclose)
@@ -209,7 +215,13 @@ class Service:
             on_remove=hub.forget,
         )
         self._parts = Parts(
-            choice=choice, engine=info, batcher=batcher, hub=hub, registry=registry, samples=self.samples
+            choice=choice,
+            engine=info,
+            batcher=batcher,
+            hub=hub,
+            registry=registry,
+            samples=self.samples,
+            watchdog=self.watchdog,
         )
         async with anyio.create_task_group() as workers:
             workers.start_soon(batcher.run, name="batcher")

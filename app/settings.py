@@ -52,6 +52,12 @@ class _Section(BaseModel):
 class ServerSettings(_Section):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port of REST, WebSocket, console and /metrics; 0 picks one")
+    stall_exit_s: float = Field(
+        60,
+        ge=0,
+        le=3600,
+        description="seconds that the event loop may stand still before the process ends itself; 0: for ever",
+    )
 
 
 class CamerasSettings(_Section):

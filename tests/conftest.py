@@ -36,7 +36,7 @@ settings.load_profile("vidette")
 THREAD_GRACE_S = 5.0
 # Pools that belong to an event loop or to a library, and end with them.
 POOLS = ("asyncio_", "AnyIO worker")
-OURS = ("camera:", "store", "cpu", "cuda", "tuning", "opening", "gpus", "profile:")
+OURS = ("camera:", "store", "cpu", "cuda", "tuning", "opening", "gpus", "profile:", "watchdog")
 
 _APP = str(Path(app.__file__).parent)
 _MACHINERY = (__file__, blockbuster.blockbuster.__file__)

@@ -65,6 +65,12 @@ class GpuView(BaseModel):
     throttle_reasons: list[str] | None = Field(description="what slows the clocks down; empty: nothing does")
 
 
+class EventLoopView(BaseModel):
+    lag_ms: float = Field(description="until the event loop did what it was last asked to; asked twice a second")
+    stalls: int = Field(description="times that it stood still for over a second, since the start")
+    longest_stall_s: float
+
+
 class SystemView(BaseModel):
     name: str = "vidette"
     version: str
@@ -77,6 +83,7 @@ class SystemView(BaseModel):
     backend: BackendView | None
     backends: list[AvailabilityView]
     gpus: list[GpuView]
+    event_loop: EventLoopView
     notes: list[str]
 
 
@@ -178,6 +185,7 @@ async def system(service: ServiceDep) -> SystemView:
             for each in service.availability
         ],
         gpus=_gpus(service),
+        event_loop=_event_loop(service),
         notes=list(parts.engine.notes) if parts else [],
     )
 
@@ -232,3 +240,10 @@ async def capacity(service: ServiceDep) -> CapacityView:
 
 def _gpus(service: Service) -> list[GpuView]:
     return [GpuView.model_validate(asdict(gpu)) for gpu in service.samples.gpus]
+
+
+def _event_loop(service: Service) -> EventLoopView:
+    stats = service.watchdog.stats
+    return EventLoopView(
+        lag_ms=round(stats.lag_s * 1e3, 3), stalls=stats.stalls, longest_stall_s=round(stats.longest_stall_s, 1)
+    )

@@ -29,6 +29,7 @@ def serve(settings: Settings) -> int:
     server = make_server(app, service)
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     service.on_stopping = watch_the_clock
+    service.on_hung = lambda: os._exit(1)
     server.run(sockets=[sock])
     sock.close()
     return leave(outcome(service), abandoned=service.abandoned_threads)

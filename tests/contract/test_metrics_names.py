@@ -34,6 +34,8 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "vidette_decode_cores_busy": ("gauge", set()),
     "vidette_cores": ("gauge", set()),
     "vidette_model_info": ("gauge", {"model", "sha256", "precision", "backend"}),
+    "vidette_event_loop_stalls_total": ("counter", set()),
+    "vidette_event_loop_lag_seconds": ("gauge", set()),
     "vidette_ws_clients": ("gauge", set()),
     "vidette_ws_messages_sent_total": ("counter", set()),
     "vidette_ws_messages_dropped_total": ("counter", {"reason"}),

@@ -168,3 +168,23 @@ def start(data_dir: Path, options: list[str], environ: dict[str, str]) -> subpro
 def read(data_dir: Path) -> bytes:
     database = data_dir / "vidette.db"
     return database.read_bytes() if database.is_file() else b""
+
+
+def test_a_process_whose_loop_hangs_ends_with_a_failure_and_says_where(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGS)
+    environ = {**SYNTHETIC, "PYTHONPATH": str(tmp_path), "VIDETTE_SERVER__STALL_EXIT_S": "2"}
+    service = ServeProcess(tmp_path / "data", environ=environ)
+    with service:
+        service.process.send_signal(signal.SIGUSR1)
+        assert service.process.wait(20) == 1
+        assert "in stand_still" in service.log().split("the event loop's thread")[1].split("\nthread ")[0]
+        assert "the event loop has not answered for 2 s: the process ends" in service.log()
+
+
+# A handler of a signal runs in the loop's thread.
+HANGS = """
+import signal, time
+def stand_still(*_):
+    while True: time.sleep(60)
+signal.signal(signal.SIGUSR1, stand_still)
+"""
