@@ -22,7 +22,9 @@ example:
   python -m app.simulator street.mp4 --cameras 4 --port 8554 --user admin --password secret --fault cam3=flap=3
 
 faults:
-  ok stall close refuse unauthorized missing mute drop=P corrupt=P garbage eof flap=SECONDS resolution=CLIP jump=SECONDS
+  ok stall close refuse unauthorized missing mute vanish trickle garbage eof zero audio empty
+  drop=P corrupt=P truncate=P reorder=P duplicate=P flap=SECONDS jump=SECONDS wrap=SECONDS skew=SECONDS drift=SHARE
+  resolution=CLIP codec=CLIP recode=CLIP; of the whole server: hole restart=SECONDS
 """
 
 

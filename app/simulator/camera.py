@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.simulator.clip import Clip
-from app.simulator.faults import OK, Fault, FaultKind, damage
+from app.simulator.faults import CLIP_FAULTS, OK, Fault, FaultKind, Reordering, damage
 from app.simulator.player import ClipPlayer
 from app.simulator.rtp import RTP_CLOCK_HZ, RtpBurst, RtpStream, media_frame
 from app.simulator.sdp import AUDIO_CONTROL, PCMU_CLOCK_HZ, VIDEO_CONTROL, describe
@@ -24,8 +24,16 @@ _SILENCE_SAMPLES = 320  # 40 ms
 _SILENCE = media_frame(
     [b"\x80\x00" + bytes(10) + b"\xff" * _SILENCE_SAMPLES], decode_ticks=0, present_ticks=0, is_key=True
 )
-_NO_MEDIA = frozenset({FaultKind.STALL, FaultKind.MUTE})
-_NO_CLIENTS = frozenset({FaultKind.CLOSE, FaultKind.REFUSE, FaultKind.UNAUTHORIZED, FaultKind.MISSING})
+_NO_MEDIA = frozenset({FaultKind.STALL, FaultKind.MUTE, FaultKind.VANISH, FaultKind.HOLE})
+_HALF_OPEN = frozenset({FaultKind.VANISH, FaultKind.HOLE})
+_NO_CLIENTS = frozenset(
+    {
+        FaultKind.CLOSE, FaultKind.REFUSE, FaultKind.UNAUTHORIZED, FaultKind.MISSING, FaultKind.TRICKLE,
+        FaultKind.ZERO, FaultKind.AUDIO, FaultKind.EMPTY, FaultKind.CODEC, FaultKind.WRAP,
+    }
+)  # fmt: skip
+_AUDIO_ONLY = frozenset({FaultKind.AUDIO})
+_NO_VIDEO = _AUDIO_ONLY | {FaultKind.EMPTY}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +73,10 @@ class Client(Protocol):
         """Send what is on its way, then close."""
         ...
 
+    def vanish(self) -> None:
+        """Read and answer nothing more, and leave the connection open."""
+        ...
+
 
 class Camera:
     """Belongs to the event loop that it was made in; every method is for that loop's thread."""
@@ -79,7 +91,9 @@ class Camera:
         self._rng = random.Random(f"{options.seed}:{name}")
         self._player = ClipPlayer(clip)
         self._video = self._track(RTP_CLOCK_HZ)
-        self._audio = self._track(PCMU_CLOCK_HZ) if options.audio_first else None
+        self._audio = self._track(PCMU_CLOCK_HZ)
+        self._reordering = Reordering()
+        self._drifted_ticks = 0.0  # what a whole tick is still missing of
         self._clients: set[Client] = set()
         self._connects = 0
         self._late_max_s = 0.0
@@ -96,13 +110,18 @@ class Camera:
 
     def describe(self) -> str:
         """The session description of what it plays now."""
-        return describe(self._player.clip, audio_first=self._options.audio_first, sprop=self._options.sprop)
+        kind = self.fault.kind
+        return describe(
+            None if kind in _NO_VIDEO else self._player.clip,
+            audio_first=self._has_audio,
+            sprop=self._options.sprop,
+        )
 
     def track(self, control: str) -> LiveTrack | None:
         """The track of a SETUP URL; the video where the URL names the whole camera."""
-        if control in ("", VIDEO_CONTROL):
-            return self._video
-        return self._audio if control == AUDIO_CONTROL else None
+        if control == AUDIO_CONTROL:
+            return self._audio if self._has_audio else None
+        return self._video if control in ("", VIDEO_CONTROL) and self.fault.kind not in _NO_VIDEO else None
 
     def attach(self, client: Client) -> None:
         """Tell of a connection that has asked for this camera, whether it plays or not."""
@@ -114,7 +133,7 @@ class Camera:
 
     def start_audio(self) -> None:
         """Pace silence while somebody listens."""
-        if self._audio is not None and "audio" not in self._timers:
+        if self._audio.sinks and "audio" not in self._timers:
             self._silence_ticks = self._clock.ticks(PCMU_CLOCK_HZ)
             self._send_silence()
 
@@ -125,14 +144,26 @@ class Camera:
         self.fault = OK if fault.is_momentary else fault
         if fault.kind in _NO_CLIENTS:
             self._drop_clients()
+        if fault.kind in CLIP_FAULTS and clip is not None:
+            self._swap(clip)
+        self._start_fault(fault)
+
+    def _start_fault(self, fault: Fault) -> None:
+        ticks = round(fault.amount * RTP_CLOCK_HZ)
+        if fault.kind in _HALF_OPEN:
+            for client in tuple(self._clients):
+                client.vanish()
         elif fault.kind is FaultKind.EOF:
             self._say_goodbye()
         elif fault.kind is FaultKind.JUMP:
-            self._video.stream.jump(round(fault.amount * RTP_CLOCK_HZ))
+            self._video.stream.jump(ticks)
+        elif fault.kind is FaultKind.WRAP:
+            self._video.stream.wrap(self._clock.ticks(RTP_CLOCK_HZ), in_ticks=ticks)
+        elif fault.kind is FaultKind.SKEW:
+            self._video.skew_s = fault.amount
+            self._video.report_soon()
         elif fault.kind is FaultKind.FLAP:
             self._schedule_flap()
-        elif fault.kind is FaultKind.RESOLUTION and clip is not None:
-            self._swap(clip)
 
     def stats(self) -> CameraStats:
         return CameraStats(
@@ -184,15 +215,30 @@ class Camera:
             self._video.hold(due.frame)
         else:
             lead_ticks = self._player.clip.lead_ticks
+            self._drift()
             self._video.send(due.frame, due.present_ticks, lead_ticks=lead_ticks, harm=self._harm)
         self._schedule_frame()
 
+    def _drift(self) -> None:
+        if self.fault.kind is FaultKind.DRIFT:
+            clip = self._player.clip
+            self._drifted_ticks += self.fault.amount * clip.duration_ticks / len(clip.frames)
+            whole = math.trunc(self._drifted_ticks)
+            self._drifted_ticks -= whole
+            self._video.stream.jump(whole)
+
     def _harm(self, burst: RtpBurst) -> RtpBurst:
+        if self.fault.kind is FaultKind.REORDER:
+            return self._reordering.pass_through(burst, self.fault.amount, self._rng)
         return damage(self.fault, burst, self._rng)
+
+    @property
+    def _has_audio(self) -> bool:
+        return self._options.audio_first or self.fault.kind in _AUDIO_ONLY
 
     def _send_silence(self) -> None:
         audio = self._audio
-        if audio is None or not audio.sinks:
+        if not audio.sinks:
             self._timers.pop("audio", None)
             return
         if self.fault.kind in _NO_MEDIA:
@@ -214,8 +260,13 @@ class Camera:
         flap = self._timers.pop("flap", None)
         if flap is not None:
             flap.cancel()
+        self._reordering, self._drifted_ticks, self._video.skew_s = Reordering(), 0.0, 0.0
+        if self.fault.kind in _HALF_OPEN:  # a peer that comes back knows nothing of its old connections
+            self._drop_clients()
         if self._player.clip is not self._clip:
             self._swap(self._clip)
+            if self.fault.kind is not FaultKind.RESOLUTION:
+                self._drop_clients()
 
     def _swap(self, clip: Clip) -> None:
         self._player.swap(clip)
@@ -228,7 +279,6 @@ class Camera:
 
     def _say_goodbye(self) -> None:
         self._video.say_goodbye()
-        if self._audio is not None:
-            self._audio.say_goodbye()
+        self._audio.say_goodbye()
         for client in tuple(self._clients):
             client.finish()

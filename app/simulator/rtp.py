@@ -58,6 +58,16 @@ class RtpBurst:
         for start, end in zip(self.offsets, (*self.offsets[1:], len(self.wire)), strict=True):
             yield view[start + FRAME_HEADER_BYTES : end]
 
+    def packets(self) -> list[bytes]:
+        """A copy of each RTP packet; none of bytes that are no packets."""
+        return [bytes(packet) for packet in self.datagrams()] if self.offsets else []
+
+    @classmethod
+    def of(cls, packets: Sequence[bytes]) -> RtpBurst:
+        """RTP packets as they are, on channel 0."""
+        wire, offsets = _joined(packets)
+        return cls(wire, offsets)
+
     def keep(self, wanted: Sequence[bool]) -> RtpBurst:
         """Only the packets for which `wanted` (one for each) is true."""
         if all(wanted):
@@ -73,17 +83,18 @@ class RtpBurst:
 
 def media_frame(packets: Sequence[bytes], *, decode_ticks: int, present_ticks: int, is_key: bool) -> MediaFrame:
     """Join RTP packets (header and payload each) into one ready buffer on channel 0."""
+    wire, offsets = _joined(packets)
+    return MediaFrame(
+        decode_ticks=decode_ticks, present_ticks=present_ticks, is_key=is_key, wire=bytes(wire), offsets=offsets
+    )
+
+
+def _joined(packets: Sequence[bytes]) -> tuple[bytearray, tuple[int, ...]]:
     wire, offsets = bytearray(), []
     for packet in packets:
         offsets.append(len(wire))
         wire += interleaved(packet, channel=0)
-    return MediaFrame(
-        decode_ticks=decode_ticks,
-        present_ticks=present_ticks,
-        is_key=is_key,
-        wire=bytes(wire),
-        offsets=tuple(offsets),
-    )
+    return wire, tuple(offsets)
 
 
 def interleaved(packet: bytes, *, channel: int) -> bytes:
@@ -121,6 +132,10 @@ class RtpStream:
     def jump(self, ticks: int) -> None:
         """Move all timestamps from here on."""
         self._first_timestamp += ticks
+
+    def wrap(self, ticks: int, *, in_ticks: int) -> None:
+        """Move all timestamps from here on so that they wrap `in_ticks` behind the media clock's `ticks`."""
+        self._first_timestamp = -(ticks + in_ticks)
 
     def sender_report(self, ticks: int, wall_utc: float) -> bytes:
         """Build a compound SR + SDES that says: at `wall_utc` (Unix seconds) the media clock stood at `ticks`."""

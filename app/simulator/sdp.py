@@ -14,8 +14,8 @@ _PCMU_PAYLOAD_TYPE = 0
 PCMU_CLOCK_HZ = 8000
 
 
-def describe(clip: Clip, *, audio_first: bool = False, sprop: bool = True) -> str:
-    """Describe a camera that plays `clip`.
+def describe(clip: Clip | None, *, audio_first: bool = False, sprop: bool = True) -> str:
+    """Describe a camera that plays `clip`, or shows nothing when that is None.
 
     `audio_first` lists a PCMU track before the video. `sprop=False` leaves the parameter sets out, as some cameras do:
     a client then has to find them in band.
@@ -30,7 +30,7 @@ def describe(clip: Clip, *, audio_first: bool = False, sprop: bool = True) -> st
         "a=control:*",
         "a=range:npt=now-",
         *audio,
-        *_video_lines(clip, sprop=sprop),
+        *([] if clip is None else _video_lines(clip, sprop=sprop)),
     ]
     return "".join(f"{line}\r\n" for line in lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import secrets
 import socket
@@ -18,13 +19,15 @@ from app.simulator.auth import AuthGate, AuthScheme
 from app.simulator.camera import Camera, CameraOptions, CameraStats
 from app.simulator.clip import Clip
 from app.simulator.errors import SimulatorError
-from app.simulator.faults import Fault, FaultKind
+from app.simulator.faults import CLIP_FAULTS, OK, Fault, FaultKind
+from app.simulator.port import BlackHole
 from app.simulator.session import Session
 from app.simulator.tracks import UdpSockets
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REQUEST_LIMIT_BYTES = 128 * 1024
 _STOP_TIMEOUT_S = 3.0
+_RETRY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,17 +66,19 @@ class RtspServer:
         self._clips: dict[str, Clip] = {}
         self._sessions: dict[asyncio.Task[None], Session] = {}
         self._listener: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._port = 0  # kept while nobody listens on it
+        self._hole: BlackHole | None = None
+        self._returning: asyncio.Task[None] | None = None
         self._udp: UdpSockets | None = None
 
     async def __aenter__(self) -> RtspServer:
         options = self._options
-        tls = _tls_context(options.certificate, options.key)
+        self._tls = _tls_context(options.certificate, options.key)
         try:
-            if tls is None:  # plain RTP over UDP beside an encrypted connection would be a lie
+            if self._tls is None:  # plain RTP over UDP beside an encrypted connection would be a lie
                 self._udp = await UdpSockets.open(options.host)
-            self._listener = await asyncio.start_server(
-                self._accept, options.host, options.port, ssl=tls, limit=_REQUEST_LIMIT_BYTES
-            )
+            await self._listen(options.port)
         except OSError as exc:
             if self._udp is not None:
                 self._udp.close()
@@ -88,9 +93,12 @@ class RtspServer:
     async def close(self) -> None:
         """Drop everybody and free every port. Idempotent; bounded by a few seconds."""
         # 1. Nobody new.
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.close()
+        if self._returning is not None:
+            self._returning.cancel()
+            await asyncio.gather(self._returning, return_exceptions=True)
+        self._fill_hole()
+        listener = self._hang_up()
+        self._port = 0
         # 2. No more media, and nobody left: an aborted connection ends its own task.
         for name in tuple(self._cameras):
             self.remove_camera(name)
@@ -109,10 +117,10 @@ class RtspServer:
 
     @property
     def port(self) -> int:
-        if self._listener is None or not self._listener.sockets:
+        """The port that it listens on, or that it will come back to."""
+        if not self._port:
             raise SimulatorError("the simulator is not listening")
-        port: int = self._listener.sockets[0].getsockname()[1]
-        return port
+        return self._port
 
     @property
     def clips(self) -> tuple[str, ...]:
@@ -141,7 +149,7 @@ class RtspServer:
         self, name: str, clip: Clip, *, phase_s: float = 0.0, audio_first: bool = False, sprop: bool = True
     ) -> None:
         """Start a camera that plays `clip` for ever; its first frame is due in `phase_s`."""
-        if self._listener is None:
+        if not self._port:
             raise SimulatorError("the simulator is not listening")
         if not _NAME.fullmatch(name):
             raise SimulatorError(f"camera name {name!r} is not made of letters, digits, dots, dashes and underscores")
@@ -163,11 +171,24 @@ class RtspServer:
         del self._cameras[name]
 
     def set_fault(self, name: str, fault: Fault | str) -> None:
-        """Start a fault of one camera, given as `Fault` or as text (`drop=0.05`); it ends the one before."""
+        """Start a fault of one camera, given as `Fault` or as text (`drop=0.05`); it ends the one before.
+
+        `hole` and `restart` hit every camera of the server; whatever follows a `hole`, on any camera, ends it for all.
+        """
         camera = self._camera(name)
         parsed = Fault.parse(fault) if isinstance(fault, str) else fault
-        clip = self._clip_for(camera, parsed.clip) if parsed.kind is FaultKind.RESOLUTION else None
-        camera.set_fault(parsed, clip=clip)
+        clip = self._clip_for(camera, parsed) if parsed.kind in CLIP_FAULTS else None
+        if self._hole is not None:
+            for each in self._cameras.values():
+                each.set_fault(OK)
+            self._come_back(after_s=0.0)
+        if parsed.kind is FaultKind.HOLE:
+            self._vanish(parsed)
+        elif parsed.kind is FaultKind.RESTART:
+            camera.set_fault(parsed)
+            self._restart(parsed.amount)
+        else:
+            camera.set_fault(parsed, clip=clip)
 
     def stats(self) -> dict[str, CameraStats]:
         """What each camera has done so far."""
@@ -179,14 +200,69 @@ class RtspServer:
             raise SimulatorError(f"there is no camera {name}; there are: {', '.join(self._cameras) or 'none'}")
         return camera
 
-    def _clip_for(self, camera: Camera, name: str) -> Clip:
-        clip = self._clips.get(name)
+    def _clip_for(self, camera: Camera, fault: Fault) -> Clip:
+        name, clip = fault.clip, self._clips.get(fault.clip)
         if clip is None:
             raise SimulatorError(f"there is no clip {name}; there are: {', '.join(self._clips) or 'none'}")
-        if clip.codec != camera.codec:
+        if fault.kind is FaultKind.RESOLUTION and clip.codec != camera.codec:
             # The payload format was agreed on in SETUP; only a reconnect could change it.
             raise SimulatorError(f"camera {camera.name} sends {camera.codec}; clip {name} is {clip.codec}")
         return clip
+
+    async def _listen(self, port: int) -> None:
+        self._listener = await asyncio.start_server(
+            self._accept, self._options.host, port, ssl=self._tls, limit=_REQUEST_LIMIT_BYTES
+        )
+        self._port = self._listener.sockets[0].getsockname()[1]
+
+    def _hang_up(self) -> asyncio.Server | None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+        return listener
+
+    def _vanish(self, fault: Fault) -> None:
+        for camera in self._cameras.values():
+            camera.set_fault(fault)
+        self._stop_returning()
+        self._hang_up()
+        try:
+            self._hole = BlackHole(self._options.host, self._port)
+        except OSError as exc:
+            raise SimulatorError(f"port {self._port} cannot be made a hole: {exc.strerror or exc}") from exc
+
+    def _restart(self, seconds: float) -> None:
+        self._hang_up()
+        for session in tuple(self._sessions.values()):
+            session.abort()
+        self._come_back(after_s=seconds)
+
+    def _come_back(self, *, after_s: float) -> None:
+        self._stop_returning()
+        self._fill_hole()
+        self._returning = asyncio.get_running_loop().create_task(self._listen_later(after_s), name="simulator:return")
+
+    async def _listen_later(self, seconds: float) -> None:
+        for wait_s in itertools.chain([seconds], itertools.repeat(_RETRY_S)):
+            await asyncio.sleep(wait_s)
+            if await self._could_listen():
+                return
+
+    async def _could_listen(self) -> bool:
+        try:
+            await self._listen(self._port)
+        except OSError:  # somebody took the port meanwhile, or its last connection has not quite ended
+            return False
+        return True
+
+    def _stop_returning(self) -> None:
+        if self._returning is not None:
+            self._returning.cancel()
+
+    def _fill_hole(self) -> None:
+        hole, self._hole = self._hole, None
+        if hole is not None:
+            hole.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._options.send_buffer_bytes is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -22,6 +24,8 @@ from app.simulator.rtsp import (
 from app.simulator.tracks import InterleavedSink, LiveTrack, MediaSink, UdpSink, UdpSockets
 
 _CLOSE_TIMEOUT_S = 1.0
+_TRICKLE_S = 0.25  # a byte
+_SILENT = frozenset({FaultKind.MUTE, FaultKind.VANISH, FaultKind.HOLE})
 _SESSION_TIMEOUT_S = 60
 _PUBLIC = {"Public": "OPTIONS, DESCRIBE, SETUP, PLAY, GET_PARAMETER, SET_PARAMETER, TEARDOWN"}
 
@@ -84,6 +88,13 @@ class Session:
     def finish(self) -> None:
         self._writer.close()
 
+    def vanish(self) -> None:
+        # The kernel keeps the socket and acknowledges what comes, until its buffer is full.
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+        # Whoever comes back from the dead answers the old connection's packets with RST, not with FIN.
+        connection: socket.socket = self._writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
     async def _serve_request(self) -> bool:
         first = await self._reader.readexactly(1)
         if first == b"$":  # the client's RTCP
@@ -95,9 +106,19 @@ class Session:
         response = self._answer(request)
         if response is None:
             return True
-        self._writer.write(response.encode(request))
+        if self._camera is not None and self._camera.fault.kind is FaultKind.TRICKLE:
+            await self._trickle(response.encode(request))
+        else:
+            self._writer.write(response.encode(request))
         await self._writer.drain()  # a client that takes nothing gets to ask for nothing more
         return not response.ends_connection
+
+    async def _trickle(self, data: bytes) -> None:
+        for byte in data:
+            if self._writer.is_closing():
+                raise ConnectionResetError
+            self._writer.write(bytes([byte]))
+            await asyncio.sleep(_TRICKLE_S)
 
     def _answer(self, request: Request) -> Response | None:
         """Decide what to say; None is silence."""
@@ -105,7 +126,9 @@ class Session:
         camera = self._cameras.get(name)
         fault = FaultKind.MISSING if camera is None else camera.fault.kind
         self._attach(camera)
-        if fault is FaultKind.MUTE:
+        if fault in _SILENT:
+            if fault is not FaultKind.MUTE:
+                self.vanish()
             return None
         if request.method == "OPTIONS":
             return Response(status=200, headers=_PUBLIC)
@@ -149,6 +172,10 @@ class Session:
     def _play(self, camera: Camera, control: str, request: Request) -> Response:
         if not self._ready:
             return Response(status=455)
+        if camera.fault.kind is FaultKind.ZERO:
+            for ready in self._ready.values():
+                ready.sink.send_control(ready.track.stream.goodbye())
+            return Response(status=200, headers=self._session_header(), ends_connection=True)
         for ready in self._ready.values():
             ready.track.join(ready.sink)
         camera.start_audio()

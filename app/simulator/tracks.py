@@ -161,6 +161,7 @@ class LiveTrack:
         self._clock = clock
         self._max_backlog_bytes = max_backlog_bytes
         self._report_interval_s = report_interval_s
+        self.skew_s = 0.0  # how far ahead of the true one the wall clock of the sender reports is
         self._next_report_at = 0.0
         self._sinks: dict[MediaSink, bool] = {}  # whether it has started
 
@@ -173,6 +174,10 @@ class LiveTrack:
 
     def leave(self, sink: MediaSink) -> None:
         self._sinks.pop(sink, None)
+
+    def report_soon(self) -> None:
+        """Send the next sender report with the next frame."""
+        self._next_report_at = 0.0
 
     def hold(self, frame: MediaFrame) -> None:
         """Send nothing of this frame; go on at a keyframe later."""
@@ -213,4 +218,5 @@ class LiveTrack:
             sink.send_control(self._report(0) + self.stream.goodbye())
 
     def _report(self, lead_ticks: int) -> bytes:
-        return self.stream.sender_report(self._clock.ticks(self.stream.clock_hz) + lead_ticks, self._clock.wall_utc())
+        wall_utc = self._clock.wall_utc() + self.skew_s
+        return self.stream.sender_report(self._clock.ticks(self.stream.clock_hz) + lead_ticks, wall_utc)

@@ -452,6 +452,149 @@ async def test_timestamps_jump_once(server: RtspServer, seconds: int) -> None:
     assert server.stats()["cam0"].fault == "ok"
 
 
+async def test_vanished_camera_keeps_its_connections_open_and_silent_until_it_comes_back(server: RtspServer) -> None:
+    async with raw_client(server.url("cam0")) as old:
+        await old.play()
+        await old.read_media()
+        server.set_fault("cam0", "vanish")
+        async with raw_client(server.url("cam0")) as new:
+            await new.send(f"OPTIONS {new.url} RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
+            await wait_until(lambda: server.stats()["cam0"].clients == 2)
+            await old.send(b"\r\n" * 2000)
+            with contextlib.suppress(asyncio.TimeoutError):  # what was sent before the fault
+                while await asyncio.wait_for(old.reader.read(65536), 0.2):
+                    pass
+            assert not old.reader.at_eof() and not new.reader.at_eof()
+            server.set_fault("cam0", "ok")
+            for client in (old, new):
+                with pytest.raises(ConnectionResetError):
+                    assert await client.reader.read() != b"?"
+    assert (await look(server.url("cam0"), frames=5)).error is None
+
+
+async def test_a_hole_answers_no_syn_and_the_server_comes_back_on_its_port(shelf: ClipShelf) -> None:
+    async with RtspServer() as server:
+        server.add_camera("cam0", shelf.get())
+        server.add_camera("cam1", shelf.get())
+        server.set_fault("cam0", "hole")
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.open_connection("127.0.0.1", server.port), 0.3)
+        assert {stats.fault for stats in server.stats().values()} == {"hole"}
+        server.set_fault("cam1", "ok")
+        view = await seen_again(server)
+        assert view.error is None and {stats.fault for stats in server.stats().values()} == {"ok"}
+
+
+async def seen_again(server: RtspServer, name: str = "cam0") -> View:
+    """What a client sees of a camera once it can be reached."""
+    while True:
+        view = await look(server.url(name), frames=5)
+        if not isinstance(view.error, ConnectionError):
+            return view
+
+
+async def test_a_server_restarts_on_its_port(server: RtspServer) -> None:
+    url, port = server.url("cam0"), server.port
+    async with looking(server, frames=1000) as task:
+        server.set_fault("cam0", "restart=0.3")
+        assert (await task).seconds < 3.0
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+    view = await seen_again(server)
+    assert view.error is None and follows(view.numbers)
+    assert (server.url("cam0"), server.stats()["cam0"].fault) == (url, "ok")
+
+
+async def test_a_server_closes_while_it_is_away(shelf: ClipShelf) -> None:
+    for fault in ("restart=60", "hole"):
+        async with RtspServer() as server:
+            server.add_camera("cam0", shelf.get())
+            server.set_fault("cam0", fault)
+
+
+@pytest.mark.parametrize(("fault", "media"), [("audio", ["audio"]), ("empty", [])])
+async def test_a_camera_may_offer_no_video(server: RtspServer, fault: str, media: list[str]) -> None:
+    server.set_fault("cam0", fault)
+    async with raw_client(server.url("cam0")) as client:
+        description = (await client.ask("DESCRIBE")).body
+        assert (await client.ask("SETUP", {"Transport": "RTP/AVP/TCP;interleaved=0-1"})).status == 404
+    assert [line[2:].split()[0] for line in description.splitlines() if line.startswith("m=")] == media
+    server.set_fault("cam0", "ok")
+    assert (await look(server.url("cam0"), frames=5)).error is None
+
+
+async def test_a_stream_of_no_length_ends_with_its_play(server: RtspServer) -> None:
+    server.set_fault("cam0", "zero")
+    view = await look(server.url("cam0"), timeout_s=2.0)
+    assert not view.numbers and view.seconds < 2.0
+    server.set_fault("cam0", "ok")
+    assert (await look(server.url("cam0"), frames=5)).error is None
+
+
+async def test_codec_changes_with_a_reconnect_and_returns(server: RtspServer, shelf: ClipShelf) -> None:
+    server.add_clip(shelf.get("hevc"))
+    async with looking(server, frames=1000) as task:
+        server.set_fault("cam0", "codec=hevc-0-320x240-100")
+        assert (await task).codec == "h264"
+    assert (await look(server.url("cam0"), frames=5)).codec == "hevc"
+    server.set_fault("cam0", "ok")
+    assert (await look(server.url("cam0"), frames=5)).codec == "h264"
+
+
+async def test_packets_of_another_codec_without_a_word_are_no_pictures(server: RtspServer, shelf: ClipShelf) -> None:
+    server.add_clip(shelf.get("hevc"))
+    async with looking(server, frames=1000, timeout_s=0.3, limit_s=3.0) as task:
+        server.set_fault("cam0", "recode=hevc-0-320x240-100")
+        view = await task
+    assert len(view.numbers) < 1000
+    assert server.stats()["cam0"].connects == 1
+
+
+async def test_timestamps_wrap_and_the_clock_of_a_client_goes_on(server: RtspServer) -> None:
+    server.set_fault("cam0", "wrap=0.3")
+    view = await look(server.url("cam0"), frames=60)
+    assert view.error is None and rises(view.pts) and follows(view.numbers)
+    assert view.pts[-1] - view.pts[0] < 2 * 90_000
+
+
+@pytest.mark.parametrize("seconds", [7200, -7200])
+async def test_sender_reports_can_be_off_by_hours(server: RtspServer, seconds: int) -> None:
+    server.set_fault("cam0", f"skew={seconds}")
+    view = await look(server.url("cam0"), frames=10)
+    assert view.ages_s and all(abs(age_s + seconds) < 5 for age_s in view.ages_s)
+
+
+async def test_a_clock_that_drifts_runs_faster_than_frames_come(server: RtspServer) -> None:
+    server.set_fault("cam0", "drift=0.5")
+    view = await look(server.url("cam0"), frames=40)
+    steps = [after - before for before, after in itertools.pairwise(view.pts)]
+    assert view.error is None
+    assert sum(steps) / len(steps) == pytest.approx(1.5 * 90_000 / FPS, rel=0.01)
+
+
+async def test_answers_may_trickle(server: RtspServer) -> None:
+    server.set_fault("cam0", "trickle")
+    async with raw_client(server.url("cam0")) as client:
+        await client.send(f"OPTIONS {client.url} RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
+        assert [await client.reader.read(100) for _ in range(3)] == [b"R", b"T", b"S"]
+
+
+@pytest.mark.parametrize("fault", ["truncate=0.5", "reorder=0.5"])
+async def test_packets_that_are_cut_or_late_break_pictures(server: RtspServer, fault: str) -> None:
+    server.set_fault("cam0", fault)
+    view = await look(server.url("cam0"), frames=FRAMES, limit_s=2.0, timeout_s=0.5)
+    server.set_fault("cam0", "ok")
+    clean = await look(server.url("cam0"), frames=5)
+    assert view.error is not None or view.corrupt > 0 or not follows(view.numbers)
+    assert clean.error is None and clean.corrupt == 0
+
+
+async def test_udp_clients_put_packets_in_order_again(server: RtspServer) -> None:
+    server.set_fault("cam0", "reorder=0.3")
+    view = await look(server.url("cam0"), frames=30, transport="udp")
+    assert view.error is None and follows(view.numbers)
+
+
 async def test_unknown_fault_changes_nothing(server: RtspServer) -> None:
     server.set_fault("cam0", "stall")
     with pytest.raises(FaultError, match="fault 'explode' is unknown"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.simulator.errors import FaultError
-from app.simulator.faults import OK, Fault, FaultKind, damage
+from app.simulator.faults import OK, Fault, FaultKind, Reordering, damage
 from app.simulator.rtp import RtpBurst, RtpStream, media_frame
 
 
@@ -34,6 +34,10 @@ def burst_of(packets: int, *, payload: int = 100) -> RtpBurst:
         ("flap=2.5", Fault(FaultKind.FLAP, amount=2.5)),
         ("jump=-10", Fault(FaultKind.JUMP, amount=-10.0)),
         ("resolution=wide=er", Fault(FaultKind.RESOLUTION, clip="wide=er")),
+        ("codec=wide", Fault(FaultKind.CODEC, clip="wide")),
+        ("restart=2", Fault(FaultKind.RESTART, amount=2.0)),
+        ("skew=-7200", Fault(FaultKind.SKEW, amount=-7200.0)),
+        ("drift=-0.02", Fault(FaultKind.DRIFT, amount=-0.02)),
     ],
 )
 def test_fault_is_read_from_text(text: str, fault: Fault) -> None:
@@ -54,7 +58,13 @@ def test_fault_is_read_from_text(text: str, fault: Fault) -> None:
         ("flap=0", "fault flap needs a number (seconds above 0), not '0'"),
         ("flap=inf", "fault flap needs a number (seconds above 0), not 'inf'"),
         ("jump=0", "fault jump needs a number (seconds other than 0), not '0'"),
-        ("resolution=", "fault resolution needs the name of a clip"),
+        ("resolution=", "fault resolution needs the name of a clip: resolution=NAME"),
+        ("recode", "fault recode needs the name of a clip: recode=NAME"),
+        ("truncate=2", "fault truncate needs a number (0 to 1), not '2'"),
+        ("restart=-1", "fault restart needs a number (seconds above 0), not '-1'"),
+        ("wrap", "fault wrap needs a number (seconds above 0), not ''"),
+        ("drift=0.6", "fault drift needs a number (-0.5 to 0.5, not 0), not '0.6'"),
+        ("drift=nan", "fault drift needs a number (-0.5 to 0.5, not 0), not 'nan'"),
     ],
 )
 def test_bad_fault_is_refused_with_a_sentence(text: str, sentence: str) -> None:
@@ -63,11 +73,13 @@ def test_bad_fault_is_refused_with_a_sentence(text: str, sentence: str) -> None:
     assert sentence in str(refusal.value)
 
 
-@given(st.sampled_from(FaultKind), st.floats(0.001, 1.0))
+@given(st.sampled_from(FaultKind), st.floats(0.001, 0.5))
 def test_text_of_a_fault_reads_back(kind: FaultKind, amount: float) -> None:
     amount = float(f"{amount:g}")
-    needs_amount = kind in (FaultKind.DROP, FaultKind.CORRUPT, FaultKind.FLAP, FaultKind.JUMP)
-    fault = Fault(kind, amount=amount if needs_amount else 0.0, clip="wide" if kind is FaultKind.RESOLUTION else "")
+    try:
+        fault = Fault.parse(kind.value)
+    except FaultError as refusal:
+        fault = Fault(kind, clip="wide") if "name of a clip" in str(refusal) else Fault(kind, amount=amount)
     assert Fault.parse(str(fault)) == fault
 
 
@@ -109,7 +121,59 @@ def test_garbage_is_as_long_as_the_packets_but_none_of_them() -> None:
     assert [len(datagram) for datagram in garbage.datagrams()] == [len(burst.wire)]
 
 
-@pytest.mark.parametrize("text", ["ok", "stall", "flap=3", "resolution=wide", "jump=5"])
+def datagrams(burst: RtpBurst) -> list[bytes]:
+    return [bytes(datagram) for datagram in burst.datagrams()]
+
+
+def test_truncated_packets_are_shorter_and_still_rtp() -> None:
+    before = datagrams(burst_of(200))
+    after = datagrams(damage(Fault.parse("truncate=0.5"), burst_of(200), random.Random(1)))
+    cut = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert 70 < len(cut) < 130
+    assert all(old.startswith(new) and 12 < len(new) < len(old) for old, new in cut)
+
+
+def test_truncation_leaves_a_packet_alone_that_has_nothing_to_spare() -> None:
+    tiny = burst_of(3, payload=0)
+    assert datagrams(damage(Fault.parse("truncate=1"), tiny, random.Random(1))) == datagrams(burst_of(3, payload=0))
+
+
+def test_duplicates_follow_their_packet() -> None:
+    before = datagrams(burst_of(100))
+    after = datagrams(damage(Fault.parse("duplicate=0.3"), burst_of(100), random.Random(1)))
+    assert 115 < len(after) < 145
+    assert list(dict.fromkeys(after)) == before
+
+
+def test_a_reordered_packet_comes_behind_the_first_one_of_the_next_picture() -> None:
+    reordering, rng = Reordering(), random.Random(1)
+    first, second, third = (burst_of(3), burst_of(2), burst_of(2))
+    assert datagrams(reordering.pass_through(first, 1.0, rng)) == datagrams(first)[:2]
+    assert datagrams(reordering.pass_through(second, 0.0, rng)) == [
+        datagrams(second)[0],
+        datagrams(first)[2],
+        datagrams(second)[1],
+    ]
+    assert datagrams(reordering.pass_through(third, 0.0, rng)) == datagrams(third)
+
+
+def test_reordering_loses_nothing_of_pictures_of_one_packet() -> None:
+    reordering, rng = Reordering(), random.Random(1)
+    sent = [reordering.pass_through(burst_of(1), 0.5, rng) for _ in range(100)]
+    assert 99 <= sum(len(datagrams(burst)) for burst in sent) <= 100
+
+
+def test_timestamps_wrap_when_they_are_told_to() -> None:
+    stream = RtpStream(ssrc=7, first_sequence=0, first_timestamp=12345)
+    frame = media_frame([b"\x80\x60" + bytes(11)], decode_ticks=0, present_ticks=0, is_key=True)
+    stream.wrap(500_000, in_ticks=90_000)
+    stamps = [
+        int.from_bytes(datagrams(stream.stamp(frame, ticks))[0][4:8], "big") for ticks in (500_000, 589_999, 590_000)
+    ]
+    assert stamps == [2**32 - 90_000, 2**32 - 1, 0]
+
+
+@pytest.mark.parametrize("text", ["ok", "stall", "flap=3", "resolution=wide", "jump=5", "vanish", "skew=60"])
 def test_other_faults_leave_packets_alone(text: str) -> None:
     burst = burst_of(3)
     assert damage(Fault.parse(text), burst, random.Random(1)) is burst
