@@ -157,7 +157,7 @@ class Service:
                 self._tracing = self._tracing or await asyncio.to_thread(open_tracing, otel_variables())
                 if self._tracing is not None:
                     _close_later(stack, "tracing", self._tracing.aclose)
-                store = CameraStore(settings.data_dir)
+                store = CameraStore(settings.data_dir, key_file=settings.secrets.key_file)
                 _close_later(stack, "camera store", store.close)
                 await store.open()
                 if self._choice is None:

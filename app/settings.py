@@ -107,6 +107,12 @@ class AuthSettings(_Section):
     mode: Literal["none", "token"] = Field("none", description="who may use the API")
 
 
+class SecretsSettings(_Section):
+    key_file: Path | None = Field(
+        None, description="file with the key of stored camera passwords; null: secret.key in data_dir, made at first"
+    )
+
+
 class MetricsSettings(_Section):
     token: SecretStr | None = Field(None, description="bearer token that /metrics asks for; null asks for none")
 
@@ -141,6 +147,7 @@ class Settings(BaseSettings):
     batching: BatchingSettings = BatchingSettings()
     history: HistorySettings = HistorySettings()
     auth: AuthSettings = AuthSettings()
+    secrets: SecretsSettings = SecretsSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 

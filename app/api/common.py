@@ -106,7 +106,7 @@ def camera_view(camera: Camera[Any]) -> CameraView:
     return CameraView(
         **settings.model_dump(exclude={"password", "url"}),
         url=masked(settings.url),
-        password_set=settings.password is not None,
+        password_set=settings.password_set,
         status=status_view(camera),
     )
 

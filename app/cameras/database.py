@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import sqlite3
 import stat
@@ -13,10 +13,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.cameras.lock import DataDirLock
+from app.cameras.rows import Row, from_row, is_plain, to_row
+from app.cameras.sealing import SecretKeys, key_path, make_key_file, read_keys
 from app.cameras.settings import CameraSettings
 from app.errors import StoreError
 from app.settings import sentences
 
+logger = logging.getLogger("vidette.cameras")
 FILE_NAME = "vidette.db"
 APPLICATION_ID = 0x56494454  # "VIDT": tells our database from another program's
 MIGRATIONS = (
@@ -29,33 +32,75 @@ MIGRATIONS = (
     )
     """,
     "ALTER TABLE cameras ADD COLUMN declared INTEGER NOT NULL DEFAULT 0",
+    # What is secret, sealed, as JSON. From here on `password` is NULL, or '' where plain bytes are still to be wiped.
+    "ALTER TABLE cameras ADD COLUMN sealed TEXT NOT NULL DEFAULT '{}'",
 )
 _PUT = (
-    "INSERT INTO cameras (id, settings, password, declared) VALUES (?, ?, ?, ?) "
-    "ON CONFLICT (id) DO UPDATE SET "
-    "settings = excluded.settings, password = excluded.password, declared = excluded.declared"
+    "INSERT INTO cameras (id, settings, sealed, declared) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (id) DO UPDATE SET settings = excluded.settings, sealed = excluded.sealed, "
+    "declared = excluded.declared, password = NULL"
 )
 
 
 class CameraDatabase:
     """An open database; `open_database` or `copy_in_memory` makes one. `path` is what messages call it."""
 
-    def __init__(self, path: Path, db: sqlite3.Connection, lock: DataDirLock | None = None) -> None:
+    def __init__(
+        self, path: Path, db: sqlite3.Connection, lock: DataDirLock | None = None, *, keys: SecretKeys | None = None
+    ) -> None:
         self._path = path
         self._db = db
         self._lock = lock
+        self._keys = SecretKeys() if keys is None else keys
 
     def all(self) -> list[CameraSettings]:
         """Every stored camera, in the order of registration. Raises `StoreError` for a row that is not a camera."""
-        with _refusing(self._path):
-            rows = self._db.execute("SELECT id, settings, password, declared FROM cameras ORDER BY rowid").fetchall()
-        return [self._camera(*row) for row in rows]
+        return [self._camera(row, plain_password) for row, plain_password in self._rows()]
 
     def apply(self, *, put: Iterable[CameraSettings] = (), delete: Iterable[str] = ()) -> None:
         """Insert or replace these cameras and delete those: all of it is on disk when this returns, or nothing is."""
         with _refusing(self._path), _transaction(self._db):
             self._db.executemany("DELETE FROM cameras WHERE id = ?", [(camera_id,) for camera_id in delete])
-            self._db.executemany(_PUT, [_row(camera) for camera in put])
+            for camera in put:
+                found = self._db.execute("SELECT sealed FROM cameras WHERE id = ?", (camera.id,)).fetchone()
+                row = to_row(camera, self._keys, stored_seals="{}" if found is None else found[0])
+                self._db.execute(_PUT, (row.id, row.settings, row.sealed, row.declared))
+
+    def seal_plain(self) -> None:
+        """Seal what an earlier version left plain, and leave none of its bytes in the file or its journal.
+
+        May be cut off at any point: the next start goes on with it. Without a key everything stays as it is.
+        """
+        rows = self._rows()
+        plain = [(row, password) for row, password in rows if is_plain(row, password)]
+        if plain and not self._keys.ids:
+            logger.warning("%s: there is no key, so stored passwords stay unencrypted", self._keys.place)
+        elif any(password is not None for _, password in rows) or plain:
+            cameras = [self._camera(row, password) for row, password in plain]
+            with _refusing(self._path):
+                with _transaction(self._db):
+                    for row in (to_row(camera, self._keys) for camera in cameras):
+                        settings = (row.settings, row.sealed, row.id)
+                        self._db.execute(
+                            "UPDATE cameras SET settings = ?, sealed = ?, password = '' WHERE id = ?", settings
+                        )
+                self.wipe()
+                self._db.execute("UPDATE cameras SET password = NULL")
+            logger.info("%d stored passwords are encrypted now; keep %s beside backups", len(plain), self._keys.place)
+
+    def reseal(self, keys: SecretKeys) -> list[str]:
+        """Seal everything anew with the first of these keys. Returns the cameras of which something is unreadable."""
+        cameras = self.all()
+        self._keys = keys
+        self.apply(put=cameras)
+        self.wipe()
+        return [camera.id for camera in cameras if camera.unreadable]
+
+    def wipe(self) -> None:
+        """Leave nothing of what was deleted or replaced in the file or in its journal."""
+        with _refusing(self._path):
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def close(self) -> None:
         """Idempotent."""
@@ -63,34 +108,44 @@ class CameraDatabase:
         if self._lock is not None:
             self._lock.release()
 
-    def _camera(self, camera_id: str, settings: str, password: str | None, declared: int) -> CameraSettings:
+    def _rows(self) -> list[tuple[Row, str | None]]:
+        with _refusing(self._path):
+            found = self._db.execute("SELECT id, settings, sealed, declared, password FROM cameras ORDER BY rowid")
+            return [
+                (Row(id=camera_id, settings=settings, sealed=sealed, declared=declared), password)
+                for camera_id, settings, sealed, declared, password in found.fetchall()
+            ]
+
+    def _camera(self, row: Row, plain_password: str | None) -> CameraSettings:
         try:
-            fields = {**json.loads(settings), "id": camera_id, "password": password, "declared": bool(declared)}
-            return CameraSettings.model_validate(fields)
+            return from_row(row, self._keys, plain_password=plain_password)
         except ValidationError as exc:
             problem = "; ".join(sentences(exc))
         except (ValueError, TypeError) as exc:
             problem = str(exc)
-        raise StoreError(f"{self._path}: the stored camera {camera_id!r} cannot be read: {problem}")
+        raise StoreError(f"{self._path}: the stored camera {row.id!r} cannot be read: {problem}")
 
 
-def open_database(data_dir: Path) -> CameraDatabase:
+def open_database(data_dir: Path, *, key_file: Path | None = None) -> CameraDatabase:
     """Open the folder's database for changes, and keep every other process from changing it.
 
-    Makes what is not there, brings an older version up to date. Raises `StoreError`, and leaves the file as it is,
-    when it is corrupt, from a newer version, not ours, or in use.
+    Makes what is not there, the folder's own key too, and brings an older version up to date. Raises `StoreError`, and
+    leaves the file as it is, when it is corrupt, from a newer version, not ours, or in use.
     """
     path = data_dir / FILE_NAME
     prepare_folder(data_dir)
     lock = DataDirLock(data_dir)
     lock.acquire()
     try:
+        keys = _keys(data_dir, key_file)
         _make_private(path)
         with _refusing(path):
             db = sqlite3.connect(path, timeout=2.0, isolation_level=None)
             try:
                 check(db, path)
                 _migrate(db)
+                database = CameraDatabase(path, db, lock, keys=keys)
+                database.seal_plain()
             except BaseException:
                 db.close()
                 raise
@@ -98,16 +153,16 @@ def open_database(data_dir: Path) -> CameraDatabase:
     except BaseException:
         lock.release()
         raise
-    return CameraDatabase(path, db, lock)
+    return database
 
 
-def copy_in_memory(data_dir: Path) -> CameraDatabase:
+def copy_in_memory(data_dir: Path, *, key_file: Path | None = None) -> CameraDatabase:
     """A consistent copy of what the database holds now, at today's version. Takes no lock and changes no file."""
-    return copy_file_in_memory(data_dir / FILE_NAME)
+    return copy_file_in_memory(data_dir / FILE_NAME, keys=read_keys(key_path(data_dir, key_file)))
 
 
-def copy_file_in_memory(path: Path) -> CameraDatabase:
-    """`copy_in_memory` of a database by its file, such as a backup."""
+def copy_file_in_memory(path: Path, *, keys: SecretKeys | None = None) -> CameraDatabase:
+    """`copy_in_memory` of a database by its file, such as a backup. Without keys no password in it can be read."""
     db = sqlite3.connect(":memory:", isolation_level=None)
     try:
         with _refusing(path):
@@ -116,7 +171,7 @@ def copy_file_in_memory(path: Path) -> CameraDatabase:
     except BaseException:
         db.close()
         raise
-    return CameraDatabase(path, db)
+    return CameraDatabase(path, db, keys=keys)
 
 
 def copy_to(path: Path, target: sqlite3.Connection) -> None:
@@ -161,10 +216,12 @@ def prepare_folder(folder: Path) -> None:
         raise StoreError(f"data_dir: {folder} is read-only; Vidette keeps its cameras there")
 
 
-def _row(camera: CameraSettings) -> tuple[str, str, str | None, int]:
-    settings = camera.model_dump_json(exclude={"id", "password", "declared"})
-    password = camera.password.get_secret_value() if camera.password is not None else None
-    return camera.id, settings, password, int(camera.declared)
+def _keys(data_dir: Path, key_file: Path | None) -> SecretKeys:
+    path = key_path(data_dir, key_file)
+    # One that somebody else keeps is never made: a path that is misspelt would part the key from its backups.
+    if key_file is None and not path.exists():
+        make_key_file(path)
+    return read_keys(path)
 
 
 def _make_private(path: Path) -> None:
@@ -180,6 +237,7 @@ def _make_private(path: Path) -> None:
 def _migrate(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")  # a registered camera survives a power cut
+    db.execute("PRAGMA secure_delete = ON")  # what is replaced is overwritten
     (version,) = db.execute("PRAGMA user_version").fetchone()
     for number, statement in enumerate(MIGRATIONS[version:], start=version + 1):
         with _transaction(db):

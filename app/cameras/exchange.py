@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.cameras.entries import LEFT_OUT, CameraEntry, ReadEntry
-from app.cameras.registration import password_of
+from app.cameras.registration import password_of, with_url_of
 from app.cameras.settings import CameraSettings
 from app.cameras.urls import is_masked, masked
 from app.errors import ConfigError
@@ -76,7 +76,7 @@ def plan_import(
             if before is None or masked(before.url) != after.url:
                 problems.append(f"cameras[{index}].url: {LEFT_OUT}")
                 continue
-            after = after.model_copy(update={"url": before.url})
+            after = with_url_of(before, after)
         if before is None:
             new.append(after)
         elif _shown(after, passwords_known) == _shown(before, passwords_known):
@@ -93,7 +93,9 @@ def plan_import(
 
 
 def _shown(camera: CameraSettings, passwords_known: bool) -> CameraSettings:
-    hidden = {} if passwords_known else {"password": None, "url": masked(camera.url)}
+    hidden: dict[str, Any] = (
+        {} if passwords_known else {"password": None, "url": masked(camera.url), "unreadable": frozenset()}
+    )
     return camera.model_copy(update={"declared": False, **hidden})
 
 

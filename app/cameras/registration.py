@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from app.cameras.settings import CameraSettings, free_id
-from app.cameras.urls import CameraUrl, check_credentials, is_masked, masked, parse_camera_url
+from app.cameras.urls import CameraUrl, check_credentials, is_masked, masked, parse_camera_url, query_secrets
 from app.errors import InvalidField
 
 
@@ -38,7 +39,9 @@ def replaced(stored: CameraSettings | None, settings: CameraSettings, *, says_pa
     """What `PUT` makes of a camera: all of it is new, but a password that is not mentioned stays."""
     if says_password or stored is None:
         return settings
-    return settings.model_copy(update={"password": stored.password})
+    return settings.model_copy(
+        update={"password": stored.password, "unreadable": settings.unreadable | stored.unreadable & {"password"}}
+    )
 
 
 def unmasked(settings: CameraSettings, stored: CameraSettings | None) -> CameraSettings:
@@ -50,7 +53,14 @@ def unmasked(settings: CameraSettings, stored: CameraSettings | None) -> CameraS
         return settings
     if stored is None or masked(stored.url) != settings.url:
         raise InvalidField("url", "write the secret in place of ***; only an unchanged URL may leave it out")
-    return settings.model_copy(update={"url": stored.url})
+    return with_url_of(stored, settings)
+
+
+def with_url_of(stored: CameraSettings, settings: CameraSettings) -> CameraSettings:
+    """Settings with the stored URL, whether its secret can be read or not."""
+    return settings.model_copy(
+        update={"url": stored.url, "unreadable": settings.unreadable | stored.unreadable & {"url"}}
+    )
 
 
 def check_classes(settings: CameraSettings, model: Collection[str], *, also: Collection[str] = ()) -> None:
@@ -65,6 +75,15 @@ def parsed(url: str, *, media_dir: Path | None) -> CameraUrl:
     """`parse_camera_url`, with `InvalidField` for what cannot be."""
     with field_errors():
         return parse_camera_url(url, media_dir=media_dir)
+
+
+def secrets_of(settings: CameraSettings) -> tuple[str, ...]:
+    """Everything of a camera that no text may hold: its password, also as HTTP sends it, and what its URL hides."""
+    password = password_of(settings)
+    secrets = query_secrets(settings.url)
+    if password is None:
+        return secrets
+    return (password, base64.b64encode(f"{settings.username or ''}:{password}".encode()).decode(), *secrets)
 
 
 def password_of(settings: CameraSettings) -> str | None:

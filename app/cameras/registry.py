@@ -12,9 +12,18 @@ from app.cameras.backoff import Backoff
 from app.cameras.camera import Camera, CameraStatus
 from app.cameras.entries import ReadEntry, read_entries, reconcile
 from app.cameras.lane import Lane, LaneSettings
-from app.cameras.registration import check_classes, field_errors, parsed, password_of, resolve, unmasked
+from app.cameras.registration import (
+    check_classes,
+    field_errors,
+    parsed,
+    password_of,
+    replaced,
+    resolve,
+    secrets_of,
+    unmasked,
+)
 from app.cameras.settings import CameraRegistration, CameraSettings
-from app.cameras.source import FrameSource, SourceRequest
+from app.cameras.source import FrameSource, SourceRequest, UnreadableSource
 from app.cameras.store import CameraStore
 from app.cameras.urls import check_credentials
 from app.errors import CameraDeclared, CameraExists, CameraNotFound, NotReady
@@ -44,7 +53,7 @@ class Registry(Generic[S]):
         on_remove: Callable[[Lane], None],
     ) -> None:
         self.mailbox = mailbox
-        self.open_source = open_source
+        self._open_source = open_source
         self.abandoned_threads = 0
         self._settings = settings
         self._store = store
@@ -105,13 +114,14 @@ class Registry(Generic[S]):
         async with self._changing:
             camera = self._changeable(camera_id)
             kept = {"password": camera.settings.password} if "password" not in fields else {}
-            return await self._change(camera, {**kept, **fields, "id": camera_id})
+            return await self._change(camera, {**kept, **fields, "id": camera_id}, says_password="password" in fields)
 
     async def patch(self, camera_id: str, fields: Mapping[str, Any]) -> Camera[S]:
         """Change the given fields of a camera."""
         async with self._changing:
             camera = self._changeable(camera_id)
-            return await self._change(camera, {**camera.settings.model_dump(), **fields})
+            wanted = {**camera.settings.model_dump(), **fields}
+            return await self._change(camera, wanted, says_password="password" in fields)
 
     async def remove(self, camera_id: str) -> None:
         """Forget a camera: its row, its series, its frames. Its thread ends at its next packet or read timeout."""
@@ -121,7 +131,8 @@ class Registry(Generic[S]):
             del self._cameras[camera_id]
             camera.stop()
             self._on_remove(camera.lane)
-            forget_secret(password_of(camera.settings))
+            for secret in secrets_of(camera.settings):
+                forget_secret(secret)
             self._leaving = {left for left in self._leaving if left.ending}
             self._leaving.add(camera)
             logger.info("camera %s removed", camera_id)
@@ -163,12 +174,16 @@ class Registry(Generic[S]):
 
     # What cameras need of us (`CameraContext`)
 
+    def open_source(self, request: SourceRequest) -> FrameSource[S]:
+        return UnreadableSource(request) if request.unreadable else self._open_source(request)
+
     def request(self, settings: CameraSettings) -> SourceRequest:
         return SourceRequest(
             camera_id=settings.id,
             url=settings.url,
             username=settings.username,
             password=password_of(settings),
+            unreadable=bool(settings.unreadable),
             transport=settings.transport,
             stall_timeout_s=self._settings.cameras.stall_timeout_s,
             media_dir=self._settings.media_dir,
@@ -194,33 +209,41 @@ class Registry(Generic[S]):
 
     # Inside
 
-    async def _change(self, camera: Camera[S], fields: Mapping[str, Any]) -> Camera[S]:
+    async def _change(self, camera: Camera[S], fields: Mapping[str, Any], *, says_password: bool) -> Camera[S]:
         # A class that only an earlier model had stays until somebody changes it, and is in nobody's way.
-        settings = await self._stored(fields, camera.settings.classes or ())
-        register_secret(password_of(settings))
-        forget_secret(password_of(camera.settings))
+        settings = await self._stored(fields, camera.settings.classes or (), says_password=says_password)
+        for secret in secrets_of(settings):
+            register_secret(secret)
+        for secret in secrets_of(camera.settings):
+            forget_secret(secret)
         camera.apply(settings)
         return camera
 
-    async def _stored(self, fields: Mapping[str, Any], classes: Collection[str] = ()) -> CameraSettings:
+    async def _stored(
+        self, fields: Mapping[str, Any], classes: Collection[str] = (), *, says_password: bool = True
+    ) -> CameraSettings:
         """Check the fields, whose classes the model must have, or `classes`; and write them to disk."""
-        settings = await asyncio.to_thread(self._resolved, fields, classes)  # a file's URL is looked up on disk
+        # In a thread, since a file's URL is looked up on disk.
+        settings = await asyncio.to_thread(self._resolved, fields, classes, says_password)
         await self._store.put(settings)
         if self._closed:  # a thread that starts now would outlive us; the camera starts with the next process
             raise NotReady("the service is stopping")
         return settings
 
     def _start(self, settings: CameraSettings) -> Camera[S]:
-        register_secret(password_of(settings))
+        for secret in secrets_of(settings):
+            register_secret(secret)
         camera: Camera[S] = Camera(settings, self, loop=self._loop)
         self._cameras[settings.id] = camera
         camera.start()
         return camera
 
-    def _resolved(self, fields: Mapping[str, Any], classes: Collection[str]) -> CameraSettings:
+    def _resolved(self, fields: Mapping[str, Any], classes: Collection[str], says_password: bool) -> CameraSettings:
         settings = resolve(fields, media_dir=self._settings.media_dir, taken=self._cameras)
         known = self._cameras.get(settings.id)
         settings = unmasked(settings, None if known is None else known.settings)
+        if known is not None and settings.password is None:
+            settings = replaced(known.settings, settings, says_password=says_password)
         check_classes(settings, self._classes, also=classes)
         return settings
 

@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 MAX_PASSWORD_LENGTH = 256
 ID_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 CameraId: TypeAlias = Annotated[str, Field(pattern=ID_PATTERN)]
+# What is sealed in the database; a URL only when something in it is secret.
+SecretField: TypeAlias = Literal["password", "url"]
 
 
 def _without_control_characters(text: str) -> str:
@@ -85,10 +87,16 @@ class CameraSettings(CameraOptions):
     url: Url
     name: Name
     declared: bool = False  # made by the configuration file, and changed only there
+    # What the database holds sealed with a key that is not here. It stays so until it is set anew, or the key is back.
+    unreadable: frozenset[SecretField] = Field(frozenset(), exclude=True)
+
+    @property
+    def password_set(self) -> bool:
+        return self.password is not None or "password" in self.unreadable
 
     def reconnects(self, other: CameraSettings) -> bool:
         """Whether going from these settings to `other` needs a new connection."""
-        touching = ("url", "username", "password", "transport", "enabled")
+        touching = ("url", "username", "password", "unreadable", "transport", "enabled")
         return any(getattr(self, field) != getattr(other, field) for field in touching)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol
 
+from app.errors import SourceError, SourceErrorCode
 from app.types import S, SourceFrame, StreamInfo
 
 
@@ -18,6 +19,7 @@ class SourceRequest:
     url: str  # without credentials
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    unreadable: bool = False  # the stored password or URL is sealed with a key that is not here
     transport: Literal["auto", "tcp", "udp"] = "auto"
     stall_timeout_s: float = 10.0  # no frame for this long is a `read_timeout`
     media_dir: Path | None = None  # file URLs must lie below it; None forbids them
@@ -53,3 +55,28 @@ class FrameSource(Protocol[S]):
     def close(self) -> None:
         """Free the connection and the decoder. Idempotent."""
         ...
+
+
+class UnreadableSource(Generic[S]):
+    """The source of a camera whose password cannot be read: it says so, and touches no network."""
+
+    info = None
+
+    def __init__(self, request: SourceRequest) -> None:
+        self._request = request
+
+    def frames(self) -> Iterator[SourceFrame[S]]:
+        raise SourceError(
+            SourceErrorCode.AUTH_FAILED,
+            f"the stored password of {self._request.camera_id} cannot be read with this key; "
+            "set the password anew, or put the right key back (secret.key or secrets.key_file) and restart",
+        )
+
+    def pace(self, max_fps: float | None) -> None:
+        pass
+
+    def interrupt(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

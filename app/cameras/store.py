@@ -20,8 +20,9 @@ class CameraStore:
     A database that is corrupt, from a newer version, or not ours is refused with a sentence and left as it is.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, key_file: Path | None = None) -> None:
         self._data_dir = data_dir
+        self._key_file = key_file
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._database: CameraDatabase | None = None
         self._closed = False
@@ -62,7 +63,7 @@ class CameraStore:
         return self._database
 
     def _open(self) -> None:
-        self._database = open_database(self._data_dir)
+        self._database = open_database(self._data_dir, key_file=self._key_file)
 
     def _close(self) -> None:
         if self._database is not None:

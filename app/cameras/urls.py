@@ -30,7 +30,10 @@ _REMOVED = "***"
 _MIN_SECRET_LENGTH = 4
 _URL_TEXT = re.compile(r"""(rtsps?://)([^\s"<>]*)@""", re.IGNORECASE)
 _URL_AUTHORITY = re.compile(r"(rtsps?://)[^\s/]*@", re.IGNORECASE)
-_QUERY_SECRET = re.compile(r"""((?:password|passwd|passwort|pwd|token|secret)=)[^\s&"'<>;]+""", re.IGNORECASE)
+_QUERY_SECRET = re.compile(
+    r"""((?:password|passwd|passwort|passphrase|pass|pwd|token|secret|api_?key|access_?key)=)([^\s&"'<>;]+)""",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +236,12 @@ def masked(url: str) -> str:
 def is_masked(url: str) -> bool:
     """Whether `masked` has taken something out of this URL."""
     return any(match[0].endswith(f"={_REMOVED}") for match in _QUERY_SECRET.finditer(url))
+
+
+def query_secrets(url: str) -> tuple[str, ...]:
+    """What `masked` takes out of this URL, as it stands there and as it is meant."""
+    values = [match[2] for match in _QUERY_SECRET.finditer(url) if match[2] != _REMOVED]
+    return tuple(dict.fromkeys(form for value in values for form in (value, unquote(value))))
 
 
 def redact(text: str) -> str:

@@ -51,4 +51,5 @@ def build_parser() -> argparse.ArgumentParser:
     cameras.add_import(commands)
     cameras.add_backup(commands)
     cameras.add_restore(commands)
+    cameras.add_rekey(commands)
     return parser

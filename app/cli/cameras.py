@@ -65,6 +65,19 @@ def add_restore(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def add_rekey(commands: Any) -> None:
+    parser = command(commands, "rekey", "encrypt the stored passwords with a new key", "vidette rekey")
+    with_data_dir(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON to stdout")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from app.commands.rekey import rekey
+
+        return rekey(settings_from(arguments), arguments)
+
+    parser.set_defaults(run=run)
+
+
 def with_backup_file(parser: argparse.ArgumentParser) -> None:
     with_data_dir(parser)
     parser.add_argument("file", type=Path, metavar="FILE", help="the backup, a SQLite file; - is stdout or stdin")

@@ -7,9 +7,13 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from app.cameras.backup import restore_backup, write_backup
+from app.cameras.database import copy_in_memory
+from app.cameras.sealing import key_path
 from app.errors import ConfigError
 from app.settings import Settings
 
@@ -28,9 +32,11 @@ def backup(settings: Settings, arguments: argparse.Namespace) -> int:
             with copy.open("rb") as file:
                 shutil.copyfileobj(file, sys.stdout.buffer)
         sys.stdout.buffer.flush()
-        return 0
-    count = write_backup(settings.data_dir, arguments.file, force=arguments.force)
-    _tell(arguments, count, f"{arguments.file} holds {_cameras(count)}, with their passwords")
+    else:
+        count = write_backup(settings.data_dir, arguments.file, force=arguments.force)
+        _tell(arguments, count, f"{arguments.file} holds {_cameras(count)}, with their passwords, encrypted")
+    key = key_path(settings.data_dir, settings.secrets.key_file)
+    print(f"vidette: the key of the passwords is not in the backup: keep {key} too, in another place", file=sys.stderr)
     return 0
 
 
@@ -45,7 +51,18 @@ def restore(settings: Settings, arguments: argparse.Namespace) -> int:
     else:
         count = restore_backup(arguments.file, settings.data_dir, force=arguments.force)
     _tell(arguments, count, f"{settings.data_dir} has {_cameras(count)} again")
+    with closing(copy_in_memory(settings.data_dir, key_file=settings.secrets.key_file)) as database:
+        unreadable = [camera.id for camera in database.all() if camera.unreadable]
+    if unreadable:
+        key = key_path(settings.data_dir, settings.secrets.key_file)
+        names = names_of(unreadable)
+        print(f"vidette: the passwords of {names} need the key that they were stored with, at {key}", file=sys.stderr)
     return 0
+
+
+def names_of(camera_ids: Sequence[str]) -> str:
+    """Some cameras in a sentence, whatever their number."""
+    return ", ".join(camera_ids[:8]) + (", ..." if len(camera_ids) > 8 else "")
 
 
 def _cameras(count: int) -> str:

@@ -48,10 +48,10 @@ def _into_folder(settings: Settings, entries: Sequence[ReadEntry], *, dry_run: b
     if dry_run:
         if not (settings.data_dir / FILE_NAME).exists():
             return plan_import(entries, {})
-        with closing(copy_in_memory(settings.data_dir)) as copy:
+        with closing(copy_in_memory(settings.data_dir, key_file=settings.secrets.key_file)) as copy:
             return plan_import(entries, {camera.id: camera for camera in copy.all()})
     try:
-        opened = open_database(settings.data_dir)
+        opened = open_database(settings.data_dir, key_file=settings.secrets.key_file)
     except FolderInUse as exc:
         raise ConfigError(f"{exc}; or import into the service with --url") from None
     with closing(opened) as database:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from app.cameras.backup import restore_backup, write_backup
 from app.cameras.database import APPLICATION_ID, FILE_NAME, open_database
 from app.cameras.lock import LOCK_NAME, DataDirLock
+from app.cameras.sealing import FILE_NAME as KEY_NAME
 from app.cameras.settings import CameraSettings
 from app.errors import ConfigError, StoreError
 
@@ -47,6 +49,7 @@ def test_a_backup_brings_every_camera_back_with_its_password(data_dir: Path, tmp
     fill(data_dir, *cameras)
     assert write_backup(data_dir, backup) == 2
     assert restore_backup(backup, tmp_path / "new") == 2
+    shutil.copy(data_dir / "secret.key", tmp_path / "new")
     assert content(tmp_path / "new") == cameras
 
 
@@ -137,7 +140,7 @@ def test_a_journal_of_the_old_database_does_not_get_into_the_new_one(
     write_backup(tmp_path / "other", backup)
     leave_a_journal(data_dir)
     restore_backup(backup, data_dir, force=True)
-    assert sorted(path.name for path in data_dir.iterdir()) == sorted([FILE_NAME, LOCK_NAME])
+    assert sorted(path.name for path in data_dir.iterdir()) == sorted([KEY_NAME, FILE_NAME, LOCK_NAME])
     assert [each.id for each in content(data_dir)] == ["from-backup"]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -134,14 +136,22 @@ def test_backup_and_restore_say_what_they_did(
     vidette(data_dir, "import", cameras_yml)
     capsys.readouterr()
     assert vidette(data_dir, "backup", "cameras.db") == 0
-    assert capsys.readouterr().out == "cameras.db holds 2 cameras, with their passwords\n"
+    told = capsys.readouterr()
+    assert told.out == "cameras.db holds 2 cameras, with their passwords, encrypted\n"
+    key = data_dir / "secret.key"
+    assert told.err == f"vidette: the key of the passwords is not in the backup: keep {key} too, in another place\n"
     assert vidette(data_dir, "backup", "cameras.db") == 2
     assert capsys.readouterr().err == "vidette: cameras.db: there is a file already; --force replaces it\n"
     assert vidette(data_dir, "backup", "cameras.db", "--force", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"file": "cameras.db", "cameras": 2}
     new = tmp_path / "new"
     assert vidette(new, "restore", "cameras.db") == 0
-    assert capsys.readouterr().out == f"{new} has 2 cameras again\n"
+    told = capsys.readouterr()
+    assert told.out == f"{new} has 2 cameras again\n"
+    assert told.err == (
+        f"vidette: the passwords of gate-1 need the key that they were stored with, at {new}/secret.key\n"
+    )
+    shutil.copy(data_dir / "secret.key", new)
     assert vidette(new, "restore", "cameras.db") == 2
     assert "--force replaces it" in capsys.readouterr().err
     assert stored(new) == stored(data_dir)
@@ -158,6 +168,7 @@ def test_a_container_needs_no_file_inside_it(data_dir: Path, tmp_path: Path, cam
     backup = run(data_dir, "backup", "-")
     assert backup.startswith(b"SQLite format 3\0")
     run(tmp_path / "new", "restore", "-", given=backup)
+    shutil.copy(data_dir / "secret.key", tmp_path / "new")
     assert stored(tmp_path / "new") == stored(data_dir)
     assert len(stored(data_dir)) == 2
 
@@ -222,3 +233,40 @@ def test_a_service_that_is_another_one_is_told_apart(
 ) -> None:
     assert vidette(data_dir, "import", cameras_yml, "--url", other_service) == 1
     assert capsys.readouterr().err.startswith(f"vidette: {other_service} is not Vidette: its answer ")
+
+
+def test_a_new_key_opens_everything_and_the_old_one_nothing(
+    data_dir: Path, cameras_yml: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vidette(data_dir, "import", cameras_yml)
+    key, before = data_dir / "secret.key", stored(data_dir)
+    old = key.read_bytes()
+    capsys.readouterr()
+    assert vidette(data_dir, "rekey") == 0
+    assert capsys.readouterr().out.startswith("the passwords of 2 cameras are encrypted with key ")
+    assert key.read_bytes() != old
+    assert stored(data_dir) == before
+    key.write_bytes(old)
+    assert vidette(data_dir, "rekey", "--json") == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["unreadable"] == ["gate-1"]
+    assert told.err == "vidette: left gate-1 as they are: no key here reads them\n"
+    assert vidette(data_dir, "export", "--with-secrets") == 1
+    assert "the secrets of gate-1 cannot be read with the key in " in capsys.readouterr().err
+
+
+def test_a_key_that_somebody_else_keeps_is_never_written_to(
+    data_dir: Path, tmp_path: Path, cameras_yml: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (base64.b64encode(os.urandom(32)) + b"\n" for _ in range(2))
+    key = tmp_path / "elsewhere.key"
+    key.write_bytes(old)
+    key.chmod(0o600)
+    monkeypatch.setenv("VIDETTE_SECRETS__KEY_FILE", str(key))
+    vidette(data_dir, "import", cameras_yml)
+    key.write_bytes(new + old)
+    assert vidette(data_dir, "rekey") == 0
+    assert key.read_bytes() == new + old
+    key.write_bytes(new)
+    assert vidette(data_dir, "export", "--with-secrets") == 0
+    assert not (data_dir / "secret.key").exists()

@@ -67,6 +67,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "batching.max_age_ms": 500,
         "history.size": 256,
         "auth.mode": "none",
+        "secrets.key_file": None,
         "metrics.token": None,
         "log.level": "info",
         "log.format": "text",
