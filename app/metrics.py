@@ -196,6 +196,12 @@ def _subscriber_metrics(hub: ResultHub[Any]) -> Iterator[Metric]:
     for reason, count in stats.messages_dropped.items():
         dropped.add_metric([reason], count)
     yield dropped
+    closed = CounterMetricFamily(
+        "vidette_ws_closed", "WebSocket connections that the service ended, by close code.", labels=["code"]
+    )
+    for code, count in stats.closed.items():
+        closed.add_metric([str(code)], count)
+    yield closed
 
 
 def _loop_metrics(loop: LoopStats) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""Uvicorn, with the order of our shutdown and with WebSockets that cannot be held open by a client."""
+"""Uvicorn, with the order of our shutdown."""
 
 from __future__ import annotations
 
@@ -6,44 +6,14 @@ import contextlib
 import signal
 import socket
 from collections.abc import Generator
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.errors import ConfigError
 from app.service import Service
 from app.settings import ServerSettings
-
-# Small kernel buffers, so that a client that stands still is noticed by its backlog within seconds.
-SEND_BUFFER_BYTES = 256 * 1024
-
-
-class BoundedCloseProtocol(WebSocketsSansIOProtocol):
-    """Uvicorn waits with a close frame until the client reads, and then for ever for its buffer to drain.
-
-    Here a close is sent at once, and a client that takes nothing for `close_timeout` more is cut off.
-    """
-
-    close_timeout = 10.0
-
-    def connection_made(self, transport: Any) -> None:
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        super().connection_made(transport)
-
-    async def send(self, message: Any) -> None:
-        if message["type"] != "websocket.close" or not self.handshake_complete:
-            await super().send(message)
-            return
-        self.writable.set()
-        await super().send(message)
-        if self.close_timer is not None:
-            self.close_timer.cancel()
-            self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
+from app.websocket import StreamProtocol
 
 
 class Server(uvicorn.Server):
@@ -97,8 +67,10 @@ def make_server(app: FastAPI, service: Service) -> Server:
         log_config=None,
         access_log=False,
         lifespan="on",
-        ws=BoundedCloseProtocol,
+        ws=StreamProtocol,
         ws_max_size=64 * 1024,
+        # Compressed frames would have to be made for each client.
+        ws_per_message_deflate=False,
         # Longer than a client may stand still, so that it is closed with the reason and not by a missing pong.
         ws_ping_interval=30.0,
         ws_ping_timeout=60.0,

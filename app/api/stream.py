@@ -1,31 +1,27 @@
-"""Detections over WebSocket: one subscription a client, filtered here, never waited for by the pipeline."""
+"""Detections over WebSocket: a query is checked here, and the hub delivers what it asks for."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, WebSocket
 from starlette.datastructures import QueryParams
-from starlette.websockets import WebSocketDisconnect
 
 from app.api.guard import foreign_origin
+from app.api.outlet import AsgiOutlet, outlet_of, until_gone
 from app.cameras.settings import ID_PATTERN
 from app.errors import NotReady, TooManyRequests
-from app.results.hub import ResultHub
-from app.results.subscription import Interest, Subscription
-from app.results.wire import Format, ResultFilter, encode, hello_message
+from app.results.topic import Interest
+from app.results.wire import Format, Message, ResultFilter, encode, hello_message
 from app.service import Parts, Service
 
 router = APIRouter()
-logger = logging.getLogger("vidette.api")
 
 BAD_QUERY, FORBIDDEN, GOING_AWAY, TRY_AGAIN_LATER = 4400, 4403, 1001, 1013
+SAID_TOO_MUCH = (1008, 1009)  # what the server itself ends a connection with
 REASON_BYTES = 123
 # A client that takes nothing for this long is closed; it may come back with `since`.
 STAND_STILL_S = 30.0
@@ -108,16 +104,17 @@ async def detections(socket: WebSocket) -> None:
             cameras={camera.settings.id for camera in parts.registry.cameras()},
             labels=parts.engine.classes,
         )
-        with parts.hub.subscribed(query.interest, query.since) as subscription:
-            code, reason = await _serve(socket, subscription, parts, query.interest.form)
+        await _serve(socket, query, parts)
+        return
     except ValueError as exc:
         code, reason = BAD_QUERY, str(exc)
     except NotReady as exc:
         code, reason = (GOING_AWAY if service.state != "starting" else TRY_AGAIN_LATER), str(exc)
     except TooManyRequests as exc:
         code, reason = TRY_AGAIN_LATER, str(exc)
-    if code is not None:
-        await socket.close(code, fitting(reason))
+    if service.running_parts is not None:
+        service.running_parts.hub.delivery.closed[code] += 1
+    await socket.close(code, fitting(reason))
 
 
 def fitting(reason: str) -> str:
@@ -130,58 +127,18 @@ def fitting(reason: str) -> str:
     return f"{words if 2 * len(words) > len(cut) else cut}…"
 
 
-async def _serve(socket: WebSocket, subscription: Subscription, parts: Parts, form: Format) -> tuple[int | None, str]:
-    """Send until something ends it; the code to close with, None when the client is gone already."""
-    hub, stand_still_s = parts.hub, socket.app.state.stand_still_s
-    hello = encode(hello_message([camera.settings.id for camera in parts.registry.cameras()]), form)
-    sending = asyncio.create_task(
-        _send(socket, subscription, hub, form, hello, stand_still_s=stand_still_s), name="ws:send"
-    )
-    leaving = asyncio.create_task(_until_gone(socket), name="ws:receive")
-    closing = asyncio.create_task(hub.closing.wait(), name="ws:closing")
-    tasks: list[asyncio.Task[Any]] = [sending, leaving, closing]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    if not leaving.cancelled():
-        return None, ""
-    if not closing.cancelled():
-        return GOING_AWAY, "the service is stopping"
-    error = sending.exception()
-    if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        logger.warning("a WebSocket client took nothing for %g s and is closed", stand_still_s)
-        return TRY_AGAIN_LATER, f"nothing was taken for {stand_still_s:g} s"
-    if error is not None and not isinstance(error, WebSocketDisconnect):
-        logger.error("a WebSocket client is closed", exc_info=error)
-        return 1011, "the service failed to send"
-    return None, ""
-
-
-async def _send(
-    socket: WebSocket,
-    subscription: Subscription,
-    hub: ResultHub[Any],
-    form: Format,
-    hello: bytes,
-    *,
-    stand_still_s: float,
-) -> None:
-    data = hello
-    while True:
-        message: dict[str, Any] = {"type": "websocket.send"}
-        if form == "json":
-            message["text"] = data.decode()
-        else:
-            message["bytes"] = data
-        await asyncio.wait_for(socket.send(message), stand_still_s)
-        hub.messages_sent += 1
-        data = await subscription.next()
-
-
-async def _until_gone(socket: WebSocket) -> None:
-    # Clients have nothing to say; what they say all the same is read and forgotten, so that a close is seen.
-    while (await socket.receive())["type"] != "websocket.disconnect":
-        pass
+async def _serve(socket: WebSocket, query: StreamQuery, parts: Parts) -> None:
+    """Subscribe, and stay until the client is gone or the hub has closed the connection."""
+    names = [camera.settings.id for camera in parts.registry.cameras()]
+    form = query.interest.form
+    outlet = outlet_of(socket) or AsgiOutlet(socket)
+    with parts.hub.subscribed(
+        query.interest,
+        query.since,
+        outlet=outlet,
+        greeting=Message(encode(hello_message(names), form), form),
+        patience_s=socket.app.state.stand_still_s,
+    ):
+        code = await (outlet.run() if isinstance(outlet, AsgiOutlet) else until_gone(socket))
+        if code in SAID_TOO_MUCH:
+            parts.hub.delivery.closed[code] += 1

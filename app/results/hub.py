@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,17 +17,21 @@ from app.cameras.lane import Lane
 from app.cameras.meters import Histogram
 from app.errors import TooManyRequests
 from app.nvtx import stage
+from app.results.delivery import Delivery
 from app.results.history import History
 from app.results.order import InOrder
 from app.results.snapshots import Snapshots
-from app.results.subscription import Interest, Subscription
-from app.results.wire import Result, camera_message
+from app.results.subscription import Interest, Outlet, Subscription
+from app.results.topic import Topic
+from app.results.wire import Message, Result, camera_message
 from app.types import Detections, Frame, S
 
 STAGES = ("decode", "queue", "preprocess", "infer", "postprocess", "publish")
 STAGE_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 MAX_SUBSCRIBERS = 4096
 FAREWELL_S = 2.0
+GOING_AWAY = 1001
+PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +40,15 @@ class HubStats:
 
     subscribers: int
     messages_sent: int
-    messages_dropped: Mapping[str, int]  # by reason
+    messages_dropped: Mapping[str, int]  # by reason; of clients that stand still, counted each second
+    closed: Mapping[int, int]  # connections that we ended, by code
 
 
 class ResultHub(Generic[S]):
     """Implements the batcher's `ResultSink`. Never waits for anybody. Event loop only.
 
-    A result is serialised once for each format and filter that somebody subscribed with, not once a subscriber.
+    A result is serialised once for each format and filter that somebody subscribed with, not once a subscriber, and to
+    publish it costs nothing more for a subscriber more: `delivery` hands it out afterwards.
     """
 
     def __init__(
@@ -57,20 +62,23 @@ class ResultHub(Generic[S]):
         self.history = history
         self.snapshots: Snapshots[S] = Snapshots(classes)
         self.stages = {stage: Histogram(STAGE_BUCKETS_S) for stage in STAGES}
-        self.messages_sent = 0
         self.closing = asyncio.Event()
         self._left = asyncio.Event()
         self._model = model
         self._classes = tuple(classes)
         self._clock = clock
         self._orders: dict[Lane, InOrder[tuple[Detections, Batch[S]]]] = {}
-        self._subscriptions: set[Subscription] = set()
-        self._dropped: Counter[str] = Counter(slow_consumer=0)
+        self.delivery = Delivery(clock=clock)
+        self._topics: dict[Interest, Topic[Subscription]] = {}
+        self._subscriptions: dict[Subscription, None] = {}
 
     @property
     def stats(self) -> HubStats:
         return HubStats(
-            subscribers=len(self._subscriptions), messages_sent=self.messages_sent, messages_dropped=dict(self._dropped)
+            subscribers=len(self._subscriptions),
+            messages_sent=self.delivery.sent,
+            messages_dropped={"slow_consumer": self.delivery.dropped},
+            closed=dict(self.delivery.closed),
         )
 
     # The batcher's side
@@ -119,9 +127,9 @@ class ResultHub(Generic[S]):
         lane.inferred_rate.mark(now)
         for class_id in found.class_ids.tolist():
             lane.found[self._classes[class_id]] += 1
-        for subscription in self._subscriptions:
-            if not subscription.offer(result):
-                self._dropped["slow_consumer"] += 1
+        for topic in self._topics.values():
+            if topic.publish(result):
+                self.delivery.mark(topic)
         self._measure(lane, found, batch, now)
 
     def _measure(self, lane: Lane, found: Detections, batch: Batch[S], published_at: float) -> None:
@@ -137,19 +145,40 @@ class ResultHub(Generic[S]):
     # The subscribers' side
 
     @contextmanager
-    def subscribed(self, interest: Interest, since: Mapping[str, int] | None = None) -> Iterator[Subscription]:
-        """A subscription for the length of a `with`; `since` (camera: seq) starts it with what memory has after."""
+    def subscribed(
+        self,
+        interest: Interest,
+        since: Mapping[str, int] | None = None,
+        *,
+        outlet: Outlet | None = None,
+        greeting: Message | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> Iterator[Subscription]:
+        """A subscription for the length of a `with`; `since` (camera: seq) starts it with what memory has after.
+
+        What comes is written to `outlet`, the greeting first, until it is closed: with 1013 when it takes nothing for
+        `patience_s`, with 1001 when the hub closes. Without an outlet the caller takes it.
+        """
         if len(self._subscriptions) >= MAX_SUBSCRIBERS:
             raise TooManyRequests(f"{MAX_SUBSCRIBERS} subscribers are connected already")
-        subscription = Subscription(interest)
+        topic = self._topics.setdefault(interest, Topic(interest))
+        subscription = Subscription(topic, outlet, patience_s=patience_s)
+        if greeting is not None:
+            subscription.greet(greeting)
         for camera_id, seq in (since or {}).items():
             if interest.cameras is None or camera_id in interest.cameras:
                 self._resume(subscription, camera_id, seq)
-        self._subscriptions.add(subscription)
+        topic.members[subscription] = None
+        self._subscriptions[subscription] = None
+        self.delivery.add(subscription)
         try:
             yield subscription
         finally:
-            self._subscriptions.discard(subscription)
+            self.delivery.discard(subscription)
+            del self._subscriptions[subscription]
+            del topic.members[subscription]
+            if not topic.members:
+                del self._topics[interest]
             self._left.set()
 
     def _resume(self, subscription: Subscription, camera_id: str, since_seq: int) -> None:
@@ -166,8 +195,9 @@ class ResultHub(Generic[S]):
 
     def camera_changed(self, message: dict[str, Any]) -> None:
         """Tell every subscriber of a camera's new state."""
-        for subscription in self._subscriptions:
-            subscription.offer_event(message)
+        for topic in self._topics.values():
+            if topic.tell(message):
+                self.delivery.mark(topic)
 
     # The registry's side
 
@@ -178,6 +208,8 @@ class ResultHub(Generic[S]):
         self.snapshots.forget(lane.camera_id)
         if not self._orders.get(lane):
             self._orders.pop(lane, None)
+        for topic in self._topics.values():
+            topic.forget(lane.camera_id)
         for subscription in self._subscriptions:
             subscription.forget(lane.camera_id)
         self.camera_changed(camera_message(lane.camera_id, "removed", None))
@@ -185,10 +217,13 @@ class ResultHub(Generic[S]):
     async def aclose(self) -> None:
         """Tell every subscriber that the service stops, wait shortly for them to leave, release all pictures."""
         self.closing.set()
+        for subscription in list(self._subscriptions):
+            self.delivery.close(subscription, GOING_AWAY, "the service is stopping")
         with anyio.move_on_after(FAREWELL_S):
             while self._subscriptions:
                 await self._left.wait()
                 self._left.clear()
+        self.delivery.stop()
         self.snapshots.close()
 
 

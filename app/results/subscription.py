@@ -1,111 +1,146 @@
-"""One subscriber's place at the hub: what waits for it, bounded, and what it missed."""
+"""One subscriber's place at the hub: how far it has read, what it missed, and where its messages go."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from app.results.wire import ALL, Format, Result, ResultFilter, encode, gap_message
+from app.results.topic import Entry, Interest, Topic
+from app.results.wire import Message, Result, encode, gap_message
 
-Mode: TypeAlias = Literal["latest", "all"]
-QUEUE_SIZE = 256
+__all__ = ["Interest", "Outlet", "Subscription"]
+# What is handed over at once, so that what a client that stands still keeps in memory is bounded: this, or one message.
+TAKE_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interest:
-    """What a subscriber asked for."""
+class Outlet(Protocol):
+    """A connection that takes messages. Event loop only; nothing here waits."""
 
-    cameras: frozenset[str] | None = None  # None: all
-    wanted: ResultFilter = ALL
-    mode: Mode = "latest"
-    form: Format = "json"
+    @property
+    def blocked(self) -> bool:
+        """Whether something is still unsent; nothing may be written then."""
+        ...
+
+    def write(self, messages: Sequence[Message]) -> bool:
+        """Send these, of which there is at least one; False when that made it blocked."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """End the connection with this code (RFC 6455, 7.4), whether or not the client reads. Idempotent."""
+        ...
+
+    def on_writable(self, call: Callable[[], None]) -> None:
+        """Have `call` called whenever `blocked` ends."""
+        ...
 
 
 class Subscription:
-    """Holds the newest result of each camera (`latest`) or a bounded queue of all of them (`all`).
+    """A reader of its topic's log, from the moment it was made. Event loop only.
 
-    The hub offers and never waits; one task takes with `next`. What is pushed out is remembered as a gap and told
-    before the next message of that camera. Event loop only.
+    The hub publishes into the log and never waits; whoever owns the subscription takes from it. What left the log
+    unread is remembered as a gap and told before the next message of that camera.
     """
 
-    def __init__(self, interest: Interest, *, queue_size: int = QUEUE_SIZE) -> None:
-        self.interest = interest
+    def __init__(self, topic: Topic[Subscription], outlet: Outlet | None = None, *, patience_s: float = 30.0) -> None:
+        """`outlet` is written to by the hub's `Delivery`, and closed when it is blocked for `patience_s`."""
+        self.interest = topic.interest
+        self.topic = topic
+        self.outlet = outlet
+        self.patience_s = patience_s
+        self.cursor = topic.end
         self.dropped = 0
-        self._queue_size = queue_size
-        self._events: deque[bytes] = deque(maxlen=queue_size)
-        self._waiting: deque[tuple[str, int, bytes]] = deque()
+        self.counted = 0  # of them, in the hub's figures
+        self.closed = False
         self._gaps: dict[str, tuple[int, int]] = {}
-        self._backlog: deque[tuple[str, bytes]] = deque()  # bounded by the history it comes from
-        self._some = asyncio.Event()
+        self._backlog: deque[Result | Message] = deque()  # bounded by the history it comes from
+        self._taken: deque[Message] = deque()
 
-    def offer(self, result: Result) -> bool:
-        """Take note of a result; False when something older was lost for it."""
-        if self.interest.cameras is not None and result.camera_id not in self.interest.cameras:
-            return True
-        return self._enqueue(result)
+    def close(self, code: int, reason: str) -> bool:
+        """Have no more, and close the connection; False when that was done before."""
+        if self.closed:
+            return False
+        self.closed = True
+        if self.outlet is not None:
+            self.outlet.close(code, reason)
+        return True
+
+    @property
+    def behind(self) -> bool:
+        """Whether something may be there to take."""
+        return self.cursor < self.topic.end or bool(self._gaps or self._backlog)
+
+    def greet(self, message: Message) -> None:
+        """Have this message taken before any result from memory."""
+        self._backlog.appendleft(message)
 
     def resume(self, result: Result) -> None:
-        """Take note of a result from memory: it is delivered whatever the mode."""
-        data = result.encoded(self.interest.form, self.interest.wanted)
-        if data is not None:
-            self._backlog.append((result.camera_id, data))
-
-    def offer_event(self, message: dict[str, Any]) -> None:
-        """Take note of a camera's change."""
-        if self.interest.cameras is None or message["camera_id"] in self.interest.cameras:
-            self._events.append(encode(message, self.interest.form))
-            self._some.set()
+        """Have a result from memory taken before those to come, whatever the mode."""
+        self._backlog.append(result)
+        self.topic.news.set()
 
     def missed(self, camera_id: str, from_seq: int, to_seq: int) -> None:
-        """Remember that results of a camera will not be delivered."""
-        first = self._gaps.get(camera_id, (from_seq, to_seq))[0]
-        self._gaps[camera_id] = (min(first, from_seq), to_seq)
-        self._some.set()
+        """Have it told, before what is resumed after this, that memory has lost these results."""
+        self._backlog.append(self._gap(camera_id, from_seq, to_seq))
+        self.topic.news.set()
+
+    def lost(self, entry: Entry) -> None:
+        """Note that an entry left the log unread; a camera's change is not told again."""
+        if entry.seq is None:
+            return
+        self.dropped += 1
+        first, _ = self._gaps.get(entry.camera_id, (entry.seq, 0))
+        self._gaps[entry.camera_id] = (first, entry.seq)
 
     def forget(self, camera_id: str) -> None:
-        """Drop what waits of a camera that was removed: nothing of it may come after its end."""
-        self._waiting = deque(each for each in self._waiting if each[0] != camera_id)
-        self._backlog = deque(each for each in self._backlog if each[0] != camera_id)
+        """Drop what waits of a camera that was removed."""
+        self._backlog = deque(
+            each for each in self._backlog if not isinstance(each, Result) or each.camera_id != camera_id
+        )
         self._gaps.pop(camera_id, None)
 
-    async def next(self) -> bytes:
-        """The next message to send. Camera changes come first, then gaps, then results, oldest first."""
-        while not (self._events or self._gaps or self._backlog or self._waiting):
-            self._some.clear()
-            await self._some.wait()
-        if self._events:
-            return self._events.popleft()
+    def take(self, most_bytes: int = TAKE_BYTES) -> list[Message]:
+        """What to send next, until it is as large as this: at least one message, if there is any."""
+        taken: list[Message] = []
+        size = 0
+        while self._backlog and size < most_bytes:
+            message = self._remembered(self._backlog.popleft())
+            if message is not None:
+                taken.append(message)
+                size += len(message.data)
+        if self._backlog or size >= most_bytes:
+            return taken
         if self._gaps:
-            camera_id = next(iter(self._gaps))
-            first, last = self._gaps.pop(camera_id)
-            return encode(gap_message(camera_id, first, last), self.interest.form)
-        if self._backlog:
-            return self._backlog.popleft()[1]
-        return self._waiting.popleft()[2]
+            taken += [self._gap(camera_id, *gap) for camera_id, gap in self._gaps.items()]
+            self._gaps.clear()
+        for entry in self.topic.after(self.cursor):
+            self.cursor = entry.index
+            if entry.message is None:
+                self.lost(entry)
+                continue
+            if gap := self._gaps.pop(entry.camera_id, None):
+                taken.append(self._gap(entry.camera_id, *gap))
+            taken.append(entry.message)
+            size += len(entry.message.data)
+            if size >= most_bytes:
+                return taken
+        self.cursor = self.topic.end
+        return taken
 
-    def _enqueue(self, result: Result) -> bool:
-        data = result.encoded(self.interest.form, self.interest.wanted)
-        if data is None:
-            return True
-        lost = self._make_room(result.camera_id)
-        self._waiting.append((result.camera_id, result.seq, data))
-        self._some.set()
-        if lost is None:
-            return True
-        self.dropped += 1
-        self.missed(lost[0], lost[1], lost[1])
-        return False
+    async def next(self) -> bytes:
+        """Wait for the next message, for who takes them one by one and has no outlet."""
+        while not self._taken:
+            self._taken.extend(self.take())
+            if not self._taken:
+                self.topic.news.clear()
+                await self.topic.news.wait()
+        return self._taken.popleft().data
 
-    def _make_room(self, camera_id: str) -> tuple[str, int] | None:
-        """Push out what the mode gives up for a new result of this camera; returns its camera and seq."""
-        if self.interest.mode == "latest":
-            for index, (waiting_id, seq, _) in enumerate(self._waiting):
-                if waiting_id == camera_id:
-                    del self._waiting[index]
-                    return waiting_id, seq
-        elif len(self._waiting) >= self._queue_size:
-            lost_id, seq, _ = self._waiting.popleft()
-            return lost_id, seq
-        return None
+    def _remembered(self, each: Result | Message) -> Message | None:
+        if isinstance(each, Message):
+            return each
+        data = each.encoded(self.interest.form, self.interest.wanted)
+        return None if data is None else Message(data, self.interest.form)
+
+    def _gap(self, camera_id: str, from_seq: int, to_seq: int) -> Message:
+        return Message(encode(gap_message(camera_id, from_seq, to_seq), self.interest.form), self.interest.form)

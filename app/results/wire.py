@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,6 +17,8 @@ from app.types import Detections
 
 Format: TypeAlias = Literal["json", "msgpack"]
 VERSION = 1
+# Of one result; as many clients as there may be could each ask for a filter of their own.
+KEPT_ENCODINGS = 8
 
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder()
@@ -46,6 +49,32 @@ class ResultFilter:
 
 
 ALL = ResultFilter()
+
+
+class Message:
+    """A message's bytes, and the WebSocket frame that carries them, made once for all clients. Event loop only."""
+
+    __slots__ = ("_frame", "data", "form")
+
+    def __init__(self, data: bytes, form: Format) -> None:
+        self.data = data
+        self.form = form
+        self._frame: bytes | None = None
+
+    @property
+    def frame(self) -> bytes:
+        """As a server sends it (RFC 6455, 5.2): whole, without a mask, so the same for everybody."""
+        if self._frame is None:
+            self._frame = _head(len(self.data), 0x81 if self.form == "json" else 0x82) + self.data
+        return self._frame
+
+
+def _head(length: int, first: int) -> bytes:
+    if length < 126:
+        return bytes((first, length))
+    if length < 1 << 16:
+        return struct.pack("!BBH", first, 126, length)
+    return struct.pack("!BBQ", first, 127, length)
 
 
 class Result:
@@ -97,10 +126,13 @@ class Result:
     def encoded(self, form: Format, wanted: ResultFilter = ALL) -> bytes | None:
         """The message's bytes for this filter; None when the filter leaves nothing to send."""
         key = (form, wanted)
-        if key not in self._bytes:
-            message = filtered(self.message, wanted)
-            self._bytes[key] = None if message is None else encode(message, form)
-        return self._bytes[key]
+        if key in self._bytes:
+            return self._bytes[key]
+        message = filtered(self.message, wanted)
+        data = None if message is None else encode(message, form)
+        if len(self._bytes) < KEPT_ENCODINGS:
+            self._bytes[key] = data
+        return data
 
 
 def filtered(message: dict[str, Any], wanted: ResultFilter) -> dict[str, Any] | None:

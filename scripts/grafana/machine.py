@@ -180,6 +180,17 @@ CLIENTS = row(
             )
         ],
     ),
+    Panel(
+        title="Clients closed",
+        description="Connections a minute that the service ended, by close code: 1013 stood still, 1008 said too much.",
+        unit="suffix: /min",
+        queries=[
+            Query(
+                expr=f"60 * sum by (instance, code) ({rate('vidette_ws_closed_total', SERVICE)})",
+                legend="{{instance}} {{code}}",
+            )
+        ],
+    ),
 )
 
 PROCESS = row(

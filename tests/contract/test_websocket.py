@@ -70,9 +70,9 @@ def publish(
 
 
 @asynccontextmanager
-async def subscribed(running: RunningApp, query: str = "") -> AsyncIterator[ClientConnection]:
+async def subscribed(running: RunningApp, query: str = "", **options: Any) -> AsyncIterator[ClientConnection]:
     """A client that has been greeted, so that nothing published from now on passes it by."""
-    async with running.socket(query) as socket:
+    async with running.socket(query, **options) as socket:
         hello = await receive(socket)
         assert hello["type"] == "hello"
         yield socket

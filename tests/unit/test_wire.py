@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from websockets.frames import Frame, Opcode
+from websockets.streams import StreamReader
 
 from app.errors import SourceError, SourceErrorCode
-from app.results.wire import Result, ResultFilter, camera_message, encode, gap_message, hello_message, utc_text
+from app.results.wire import (
+    Message,
+    Result,
+    ResultFilter,
+    camera_message,
+    encode,
+    gap_message,
+    hello_message,
+    utc_text,
+)
 from tests.support.fakes import make_detections, make_frame, make_result
 
 
@@ -127,3 +139,17 @@ def test_the_other_messages_have_the_shape_of_the_contract() -> None:
     }
     assert camera_message("a", "running", None)["error"] is None
     assert encode(hello_message([]), "json") == b'{"type":"hello","version":1,"cameras":[]}'
+
+
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 65_535, 65_536, 300_000])
+@pytest.mark.parametrize(("form", "opcode"), [("json", Opcode.TEXT), ("msgpack", Opcode.BINARY)])
+def test_a_frame_is_read_back_by_a_client(length: int, form: Any, opcode: Opcode) -> None:
+    message = Message(b"x" * length, form)
+    reader = StreamReader()
+    reader.feed_data(message.frame + b"\x89\x00")
+    parsing = Frame.parse(reader.read_exact, mask=False)
+    with pytest.raises(StopIteration) as ended:
+        next(parsing)
+    frame: Frame = ended.value.value
+    assert (frame.fin, frame.opcode, bytes(frame.data)) == (True, opcode, message.data)
+    assert message.frame is message.frame
