@@ -6,25 +6,23 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import anyio
-import psutil
 
 from app.backends.select import Choice, choose
 from app.batching.batcher import Batcher
 from app.batching.policy import BatchPolicy
-from app.cameras.camera import Camera
-from app.cameras.capacity import Load
+from app.cameras.capacity import Load, refusal
 from app.cameras.registry import Registry
 from app.cameras.store import CameraStore
-from app.cores import available_cores
-from app.errors import NotReady, TooManyRequests
+from app.errors import NotReady, OverCapacity, TooManyRequests
 from app.gpus import watch_gpus
 from app.inference.detector import Detector
+from app.load import SAMPLE_S, LoadMeter
 from app.progress import Progress
 from app.results.history import History
 from app.results.hub import ResultHub
@@ -37,7 +35,6 @@ from app.watchdog import LoopWatchdog
 
 logger = logging.getLogger("vidette.service")
 State: TypeAlias = Literal["starting", "ready", "stopping", "stopped"]
-SAMPLE_S = 2.0
 CLOSE_S = 4.0
 MAX_DIAGNOSES = 4
 
@@ -60,6 +57,7 @@ class Parts:
     hub: ResultHub[Any]
     registry: Registry[Any]
     samples: Samples
+    meter: LoadMeter
     watchdog: LoopWatchdog
 
 
@@ -105,7 +103,6 @@ class Service:
         self._tracing = tracing
         self._parts: Parts | None = None
         self._task: asyncio.Task[None] | None = None
-        self._process = psutil.Process()
 
     def start(self, on_fatal: Callable[[], None]) -> None:
         """Run in a task of its own; `on_fatal` is called when it ends with an error, which `fatal` then holds."""
@@ -214,6 +211,7 @@ class Service:
             on_change=lambda status: hub.camera_changed(camera_message(status.camera_id, status.state, status.error)),
             on_remove=hub.forget,
         )
+        meter = LoadMeter(registry, batcher, info, least_fps=settings.overload.least_fps)
         self._parts = Parts(
             choice=choice,
             engine=info,
@@ -221,11 +219,13 @@ class Service:
             hub=hub,
             registry=registry,
             samples=self.samples,
+            meter=meter,
             watchdog=self.watchdog,
         )
+        await meter.sample()
         async with anyio.create_task_group() as workers:
             workers.start_soon(batcher.run, name="batcher")
-            workers.start_soon(self._sample, registry, name="load")
+            workers.start_soon(self._sample, meter, name="load")
             workers.start_soon(watch_gpus, choice.backend.gpus, self._show_gpus, name="gpus")
             try:
                 await registry.load()
@@ -238,40 +238,25 @@ class Service:
                 self.abandoned_threads += registry.abandoned_threads
                 workers.cancel_scope.cancel()
 
-    async def _sample(self, registry: Registry[Any]) -> None:
-        """Measure how many cores decoding uses, every two seconds."""
-        spent: dict[str, float] = {}
-        at = time.monotonic()
+    async def _sample(self, meter: LoadMeter) -> None:
+        """Measure what is used, once a second."""
         while True:
             await anyio.sleep(SAMPLE_S)
-            now = time.monotonic()
-            lanes = decoding_s(registry.cameras())
-            used_s = sum(max(0.0, total - spent.get(camera_id, total)) for camera_id, total in lanes.items())
-            self.samples.decode_cores, spent, at = used_s / (now - at), lanes, now
+            window = await meter.sample()
+            self.samples.decode_cores = window.decode_cores
 
     def _show_gpus(self, gpus: tuple[GpuSnapshot, ...]) -> None:
         self.samples.gpus = gpus
 
     def load(self) -> Load:
-        """What is used and left now. Reads /proc: call it from a worker thread."""
-        parts = self.parts
-        statuses = [camera.status for camera in parts.registry.cameras()]
-        memory = psutil.virtual_memory()
-        return Load(
-            cameras=sum(status.state != "disabled" for status in statuses),
-            decode_cores=self.samples.decode_cores,
-            cores=available_cores(),
-            inferred_fps=sum(status.inferred_fps for status in statuses),
-            capacity_fps=parts.engine.capacity_fps,
-            memory_used_bytes=self._process.memory_info().rss,
-            memory_free_bytes=memory.available,
-        )
+        """What is used and left now, as measured last."""
+        return self.parts.meter.load(self.samples.gpus)
 
-
-def decoding_s(cameras: Iterable[Camera[Any]]) -> dict[str, float]:
-    """Seconds that cores have spent on decoding each camera; what waits for NVDEC takes no core's time."""
-    shown = [(camera.lane, camera.status.info) for camera in cameras]
-    return {lane.camera_id: lane.decode_s for lane, info in shown if info is None or info.decoder != "nvdec"}
+    def admit(self) -> None:
+        """Raise `OverCapacity` when one more camera would not be served."""
+        reason = refusal(self.load())
+        if reason is not None:
+            raise OverCapacity(f"{reason}; ?force=true takes it all the same")
 
 
 def _close_later(stack: AsyncExitStack, name: str, close: Callable[[], Awaitable[None]]) -> None:

@@ -99,6 +99,16 @@ class BatchingSettings(_Section):
         return self
 
 
+class OverloadSettings(_Section):
+    ladder: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: under overload thin out and decode with less work, low priorities first; off: neither",
+    )
+    least_fps: float = Field(
+        1.0, gt=0, le=240, description="a camera is refused when it would leave less than this to each, inferred"
+    )
+
+
 class HistorySettings(_Section):
     size: int = Field(256, ge=1, le=100_000, description="results kept in memory for each camera")
 
@@ -145,6 +155,7 @@ class Settings(BaseSettings):
     cameras: CamerasSettings = CamerasSettings()
     backend: BackendSettings = BackendSettings()
     batching: BatchingSettings = BatchingSettings()
+    overload: OverloadSettings = OverloadSettings()
     history: HistorySettings = HistorySettings()
     auth: AuthSettings = AuthSettings()
     secrets: SecretsSettings = SecretsSettings()

@@ -53,6 +53,7 @@ class FrameTimes:
     decode_s: float  # time spent in the decoder for this frame
     captured_utc: float  # by `clock`
     clock: Clock  # rtcp: dated by the camera's RTCP sender report; arrival: by our clock
+    lag_s: float = 0.0  # how far reading was behind the camera; what is not read in time waits in TCP buffers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from fastapi import APIRouter, Query, Response
 
 from app.api.common import CameraIdPath, CameraView, PartsDep, ServiceDep, camera_view, problems
-from app.cameras.capacity import refusal
 from app.cameras.settings import CameraPatch, CameraRegistration
-from app.errors import InvalidField, OverCapacity
+from app.errors import InvalidField
 from app.results.wire import utc_text
 
 router = APIRouter(prefix="/api/v1", tags=["cameras"])
+ForceQuery: TypeAlias = Annotated[bool, Query(description="start it even when the machine has no room for it")]
 
 
 @router.get("/cameras", responses=problems(503))
@@ -27,15 +26,10 @@ async def register(
     registration: CameraRegistration,
     service: ServiceDep,
     response: Response,
-    force: Annotated[bool, Query(description="register even when the machine has no room for it")] = False,
+    force: ForceQuery = False,
 ) -> CameraView:
     """Register a camera; it connects at once."""
-    registry = service.parts.registry
-    if registration.enabled and not force:
-        reason = refusal(await asyncio.to_thread(service.load))
-        if reason is not None:
-            raise OverCapacity(f"{reason}; ?force=true registers it all the same")
-    camera = await registry.add(registration)
+    camera = await service.parts.registry.add(registration, admit=None if force else service.admit)
     response.headers["Location"] = f"/api/v1/cameras/{camera.settings.id}"
     return camera_view(camera)
 
@@ -47,21 +41,27 @@ async def read(camera_id: CameraIdPath, parts: PartsDep) -> CameraView:
 
 
 @router.put("/cameras/{camera_id}", responses=problems(404, 409, 413, 422, 503))
-async def replace(camera_id: CameraIdPath, body: CameraRegistration, parts: PartsDep) -> CameraView:
+async def replace(
+    camera_id: CameraIdPath, body: CameraRegistration, service: ServiceDep, force: ForceQuery = False
+) -> CameraView:
     """Replace a camera's settings; a password that is not mentioned stays."""
     _same_id(camera_id, body.id)
     fields = body.model_dump(exclude_unset=True, exclude={"id"})
-    return camera_view(await parts.registry.replace(camera_id, fields))
+    admit = None if force else service.admit
+    return camera_view(await service.parts.registry.replace(camera_id, fields, admit=admit))
 
 
 @router.patch("/cameras/{camera_id}", responses=problems(404, 409, 413, 422, 503))
-async def change(camera_id: CameraIdPath, body: CameraPatch, parts: PartsDep) -> CameraView:
-    """Change some settings; only what they touch restarts."""
+async def change(
+    camera_id: CameraIdPath, body: CameraPatch, service: ServiceDep, force: ForceQuery = False
+) -> CameraView:
+    """Change some settings; only what they touch restarts. Enabling a camera needs room for it."""
     _same_id(camera_id, body.id)
     fields = body.model_dump(exclude_unset=True, exclude={"id"})
     if fields.get("url", "") is None:
         raise InvalidField("url", "must not be null")
-    return camera_view(await parts.registry.patch(camera_id, fields))
+    admit = None if force else service.admit
+    return camera_view(await service.parts.registry.patch(camera_id, fields, admit=admit))
 
 
 @router.delete("/cameras/{camera_id}", status_code=204, responses=problems(404, 409, 503))

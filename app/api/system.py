@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app import __version__
 from app.api.common import PartsDep, ServiceDep, problems
-from app.cameras.capacity import LEAST_FPS, refusal, room_for
+from app.cameras.capacity import Load, Room, refusal, room_for, rooms
 from app.cameras.doctor import diagnose
 from app.cameras.settings import Password, Url, Username
 from app.results.wire import utc_text
@@ -89,31 +89,49 @@ class SystemView(BaseModel):
 
 class DecodeView(BaseModel):
     cores: int
-    used_cores: float
-    measured: str = "time spent in decoders over the last 2 s; it includes waiting for a core when cores are short"
+    used_cores: float = Field(description="by cameras that were measured, and expected of those that were not yet")
+    left_cores: float
+    needed_cores: float = Field(description="what one more camera is expected to take")
+    measured: str
 
 
 class InferenceView(BaseModel):
     capacity_fps: float | None
     used_fps: float
     left_fps: float | None
-    measured: str = "capacity: the engine alone, on this machine, at start-up; used: published results over 5 s"
+    needed_fps: float = Field(description="what one more camera must be left with")
+    measured: str
 
 
 class MemoryView(BaseModel):
     used_bytes: int
     free_bytes: int
-    measured: str = "resident set of this process; memory that the system calls available"
+    left_bytes: int = Field(description="of what is free, without what is kept spare")
+    needed_bytes: int = Field(description="what one more camera is expected to take")
+    measured: str = (
+        "used: resident set of this process; free: what the system calls available, at most what the cgroup allows; "
+        "needed: growth of this process a camera, at least eight pictures of it"
+    )
+
+
+class NvdecView(BaseModel):
+    """The GPU's decoders, as shares of what they can do."""
+
+    used: float
+    left: float
+    needed: float
+    measured: str = "used: by NVML; needed: used, divided by the cameras that are decoded there"
 
 
 class CapacityView(BaseModel):
     cameras: int
-    room_for: int | None = Field(description="more cameras like the present ones")
-    least_fps: float = Field(LEAST_FPS, description="inferred frames a second under which a camera is refused")
+    room_for: int = Field(description="more cameras like the present ones")
+    least_fps: float = Field(description="inferred frames a second under which a camera is refused")
     refusal: str | None = Field(description="why one more camera would be refused now")
     decode: DecodeView
     inference: InferenceView
     memory: MemoryView
+    nvdec: NvdecView | None
     gpus: list[GpuView]
 
 
@@ -219,23 +237,55 @@ async def diagnose_camera(body: DiagnoseBody, service: ServiceDep) -> DiagnosisV
 
 @router.get("/capacity", responses=problems(503))
 async def capacity(service: ServiceDep) -> CapacityView:
-    """What is used and what is left, and how that was measured."""
-    load = await asyncio.to_thread(service.load)
-    left_fps = None if load.capacity_fps is None else round(max(0.0, load.capacity_fps - load.inferred_fps), 1)
+    """What is used and what is left, what one more camera needs, and how that was measured."""
+    load = service.load()
+    left = {room.resource: room for room in rooms(load)}
     return CapacityView(
         cameras=load.cameras,
         room_for=room_for(load),
-        least_fps=LEAST_FPS,
+        least_fps=load.least_fps,
         refusal=refusal(load),
-        decode=DecodeView(cores=load.cores, used_cores=round(load.decode_cores, 3)),
-        inference=InferenceView(
-            capacity_fps=None if load.capacity_fps is None else round(load.capacity_fps, 1),
-            used_fps=round(load.inferred_fps, 1),
-            left_fps=left_fps,
+        decode=_decode_view(load, left["decode"]),
+        inference=_inference_view(load, observed=service.parts.meter.rate.observed),
+        memory=MemoryView(
+            used_bytes=load.memory_used_bytes,
+            free_bytes=load.memory_free_bytes,
+            left_bytes=max(0, int(left["memory"].left * 2**20)),
+            needed_bytes=load.needed_bytes,
         ),
-        memory=MemoryView(used_bytes=load.memory_used_bytes, free_bytes=load.memory_free_bytes),
+        nvdec=_nvdec_view(load, left["nvdec"]) if "nvdec" in left else None,
         gpus=_gpus(service),
     )
+
+
+def _decode_view(load: Load, room: Room) -> DecodeView:
+    decode = load.decode
+    measured = f"CPU time of the threads of {decode.measured} cameras that run, over the last seconds"
+    if decode.measured < load.cameras:
+        measured += f"; {load.cameras - decode.measured} are not measured yet and count with what the others take"
+    return DecodeView(
+        cores=load.cores,
+        used_cores=round(decode.used_cores + decode.expected_cores, 3),
+        left_cores=round(max(0.0, room.left), 3),
+        needed_cores=round(room.needed, 4),
+        measured=measured,
+    )
+
+
+def _inference_view(load: Load, *, observed: bool) -> InferenceView:
+    capacity_fps = load.capacity_fps
+    how = "as seen under load" if observed else "the engine alone, on this machine, at start-up"
+    return InferenceView(
+        capacity_fps=None if capacity_fps is None else round(capacity_fps, 1),
+        used_fps=round(load.inferred_fps, 1),
+        left_fps=None if capacity_fps is None else round(max(0.0, capacity_fps - load.inferred_fps), 1),
+        needed_fps=load.least_fps,
+        measured=f"capacity: {how}; used: results of the last second; needed: overload.least_fps",
+    )
+
+
+def _nvdec_view(load: Load, room: Room) -> NvdecView:
+    return NvdecView(used=round(load.nvdec_load or 0.0, 3), left=round(room.left, 3), needed=round(room.needed, 4))
 
 
 def _gpus(service: Service) -> list[GpuView]:

@@ -20,6 +20,9 @@ from app.inference.detector import Detector
 from app.types import Detections, Frame, S
 
 logger = logging.getLogger("vidette.batcher")
+# A result that waited so many batch times and took one is less than two of them old, with a little for the rest.
+YOUNG_BATCHES = 0.8
+_WEIGHT = 0.1  # of the newest batch in the average
 
 
 class ResultSink(Protocol[S]):
@@ -78,6 +81,20 @@ class Batcher(Generic[S]):
         self._sizes: Counter[int] = Counter()
         self._reasons: Counter[CloseReason] = Counter()
         self._failed = 0
+        self._busy_s = 0.0  # of all contexts together, batches that have ended
+        self._began: dict[asyncio.Task[None], float] = {}
+        self._batch_s: float | None = None  # what a batch takes, averaged over the last ones
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that contexts have spent on batches so far, all contexts together, those under way included."""
+        now = self._clock()
+        return self._busy_s + sum(now - began for began in self._began.values())
+
+    @property
+    def batch_s(self) -> float | None:
+        """What a batch takes, averaged over the last ones; None before the first."""
+        return self._batch_s
 
     @property
     def stats(self) -> BatcherStats:
@@ -136,10 +153,12 @@ class Batcher(Generic[S]):
             self._sink.started(lane, frame.seq)
         task = self._loop.create_task(self._infer(batch), name="batch")
         self._batches.add(task)
+        self._began[task] = self._clock()
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._batches.discard(task)
+        self._took(self._clock() - self._began.pop(task))
         if task.cancelled():  # the loop itself is being torn down
             return
         error = task.exception()
@@ -147,6 +166,11 @@ class Batcher(Generic[S]):
             self._fill()
         else:
             self._fail(error)
+
+    def _took(self, batch_s: float) -> None:
+        self._busy_s += batch_s
+        self._batch_s = batch_s if self._batch_s is None else self._batch_s + _WEIGHT * (batch_s - self._batch_s)
+        self.mailbox.young_s = YOUNG_BATCHES * self._batch_s
 
     def _fail(self, error: BaseException) -> None:
         self._open = False

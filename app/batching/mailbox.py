@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class Mailbox(Generic[S]):
     """
 
     def __init__(self, policy: BatchPolicy, *, on_frame: Callable[[], None], contexts: int = 1) -> None:
+        self.young_s = math.inf  # a frame that waited longer lets younger ones go first
+        self.strict = False  # shares count more than full batches
         self._policy = policy
         self._contexts = contexts
         self._on_frame = on_frame
@@ -78,8 +81,9 @@ class Mailbox(Generic[S]):
                     # A newer frame takes over the turn and the wait of the one it replaces: else a camera faster than
                     # the batch delay would wait for ever.
                     slot.start_tag, slot.offered_at = next_tag(self._virtual_now, slot.finish_tag), now
+                    slot.next_turn = finish_tag(slot.start_tag, lane.settings.priority)
                     self._full[lane] = slot
-                slot.frame, slot.arrived_at = frame, frame.times.arrived_at
+                slot.frame, slot.arrived_at, slot.ready_at = frame, frame.times.arrived_at, now
                 wake, self._wanted = self._wanted, False
         if older is not None:
             self._drop(older, lane, "replaced" if slot is not None else "shutdown")
@@ -105,7 +109,7 @@ class Mailbox(Generic[S]):
             if not slots:
                 self._wanted = True
                 return None, None
-            decision = self._policy.decide(slots, now=now, draining=draining)
+            decision = self._policy.decide(slots, now=now, draining=draining, young_s=self.young_s, strict=self.strict)
             batch = self._take(slots, decision, now)
             stale = [self._empty(slots[i]) for i in decision.stale]
             self._wanted = batch is None
@@ -127,7 +131,7 @@ class Mailbox(Generic[S]):
         chosen = [slots[i] for i in decision.take]
         for slot in chosen:
             self._virtual_now = max(self._virtual_now, slot.start_tag)
-            slot.finish_tag = finish_tag(slot.start_tag, slot.lane.settings.priority)
+            slot.finish_tag = slot.next_turn
         frames = tuple(self._empty(slot)[0] for slot in chosen)
         return Batch(frames=frames, lanes=tuple(s.lane for s in chosen), formed_at=now, reason=decision.reason)
 

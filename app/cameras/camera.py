@@ -111,6 +111,15 @@ class Camera(Generic[S]):
         self._context.mailbox.remove(self.lane)
 
     @property
+    def running(self) -> bool:
+        return self._report.state == "running"
+
+    @property
+    def info(self) -> StreamInfo | None:
+        reader = self._reader
+        return reader.info if reader is not None else None
+
+    @property
     def status(self) -> CameraStatus:
         now = time.monotonic()
         # Metrics read this in a worker thread: each field once, so that it cannot change between two looks.

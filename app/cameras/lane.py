@@ -38,9 +38,10 @@ class Lane:
         self.latency = Histogram()
         self.found: Counter[str] = Counter()
         self.under_way = 0  # frames that went into a batch and have not ended
-        self.last_frame_utc: float | None = None  # written by the reader thread, as the next two
+        self.last_frame_utc: float | None = None  # written by the reader thread, as the next three
         self.motion: MotionState | None = None  # None: the gate is off, or has seen nothing yet
-        self.decode_s = 0.0  # spent in the decoder since the start
+        self.cpu_s = 0.0  # CPU time of its reader threads since the start, as far as frames came
+        self.lag_s = 0.0  # how far reading is behind the camera
         self.closed = False
 
     def __repr__(self) -> str:

@@ -76,6 +76,7 @@ class Reader(Generic[S]):
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._source: FrameSource[S] | None = None
+        self._spent_s = 0.0  # CPU time of this thread that is counted
         self._thread = threading.Thread(target=self._run, name=f"camera:{request.camera_id}", daemon=True)
 
     @property
@@ -167,7 +168,10 @@ class Reader(Generic[S]):
         seq = lane.ledger.decoded()
         lane.decoded_rate.mark(times.decoded_at)
         lane.last_frame_utc = times.captured_utc
-        lane.decode_s += times.decode_s
+        lane.lag_s = times.lag_s
+        spent_s = time.thread_time()
+        lane.cpu_s += spent_s - self._spent_s
+        self._spent_s = spent_s
         at_s = frame.pts_s if frame.pts_s is not None else times.arrived_at
         if not self._gate.admits(at_s, settings.max_fps):
             frame.surface.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Generic, Literal
+from typing import Any, Generic, Literal, TypeAlias
 
 from app.batching.mailbox import Mailbox
 from app.cameras.backoff import Backoff
@@ -33,6 +33,8 @@ from app.types import S
 
 logger = logging.getLogger("vidette.cameras")
 STOP_S = 3.0
+# Raises `OverCapacity` when one more camera would not be served.
+Admit: TypeAlias = Callable[[], None]
 
 
 class Registry(Generic[S]):
@@ -98,15 +100,21 @@ class Registry(Generic[S]):
             self._warn_of_unknown_classes(settings)
             self._start(settings)
 
-    async def add(self, registration: CameraRegistration) -> Camera[S]:
-        """Register a camera. Raises `CameraExists`, or `InvalidField` for a URL or class that cannot be."""
+    async def add(self, registration: CameraRegistration, *, admit: Admit | None = None) -> Camera[S]:
+        """Register a camera. Raises `CameraExists`, or `InvalidField` for a URL or class that cannot be.
+
+        `admit` is asked before an enabled camera starts, after all that were asked for earlier: here, and by `replace`
+        and `patch` for one that was disabled. It raises `OverCapacity`.
+        """
         async with self._changing:
             if registration.id is not None and registration.id in self._cameras:
                 raise CameraExists(registration.id)
+            if admit is not None and registration.enabled:
+                admit()
             settings = await self._stored(registration.model_dump(exclude_unset=True))
             return self._start(settings)
 
-    async def replace(self, camera_id: str, fields: Mapping[str, Any]) -> Camera[S]:
+    async def replace(self, camera_id: str, fields: Mapping[str, Any], *, admit: Admit | None = None) -> Camera[S]:
         """Put new settings in place of a camera's; a password that is not mentioned stays.
 
         This, `patch` and `remove` raise `CameraDeclared` for a camera of the configuration file.
@@ -114,13 +122,16 @@ class Registry(Generic[S]):
         async with self._changing:
             camera = self._changeable(camera_id)
             kept = {"password": camera.settings.password} if "password" not in fields else {}
-            return await self._change(camera, {**kept, **fields, "id": camera_id}, says_password="password" in fields)
+            wanted = {**kept, **fields, "id": camera_id}
+            _admit(camera.settings, wanted, admit)
+            return await self._change(camera, wanted, says_password="password" in fields)
 
-    async def patch(self, camera_id: str, fields: Mapping[str, Any]) -> Camera[S]:
+    async def patch(self, camera_id: str, fields: Mapping[str, Any], *, admit: Admit | None = None) -> Camera[S]:
         """Change the given fields of a camera."""
         async with self._changing:
             camera = self._changeable(camera_id)
             wanted = {**camera.settings.model_dump(), **fields}
+            _admit(camera.settings, wanted, admit)
             return await self._change(camera, wanted, says_password="password" in fields)
 
     async def remove(self, camera_id: str) -> None:
@@ -262,3 +273,9 @@ class Registry(Generic[S]):
         unknown = sorted(set(settings.classes or ()) - set(self._classes))
         if unknown:
             logger.warning("camera %s: the model has no class %s", settings.id, ", ".join(map(repr, unknown)))
+
+
+def _admit(before: CameraSettings, wanted: Mapping[str, Any], admit: Admit | None) -> None:
+    """Ask for room when a change switches a camera on."""
+    if admit is not None and not before.enabled and wanted.get("enabled", True):
+        admit()

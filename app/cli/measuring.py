@@ -29,11 +29,16 @@ def add_bench(commands: Any) -> None:
     one.add_argument("--overhead", action="store_true", help="CPU time of a frame beside decoding and inference")
     one.add_argument("--peers", action="store_true", help="beside what a user would write or pick instead, by turns")
     one.add_argument("--savings", action="store_true", help="what max_fps 1 and the motion gate save a camera")
+    one.add_argument(
+        "--overload", action="store_true", help="shares, ages and the API at several times what can be inferred"
+    )
     what.add_argument(
         "--camera-counts", type=_integers, metavar="N,N", help="one camera against many, in one table: such as 1,2,4,8"
     )
     load = parser.add_argument_group("the cameras")
-    load.add_argument("--cameras", type=int, metavar="N", help="simulated RTSP cameras (4; of --sweep: 16)")
+    load.add_argument(
+        "--cameras", type=int, metavar="N", help="simulated RTSP cameras (4; of --sweep 16, --overload 8)"
+    )
     load.add_argument(
         "--mode",
         choices=("saturated", "paced"),
@@ -55,6 +60,10 @@ def add_bench(commands: Any) -> None:
         help="when cameras send: all at the same instant, by chance, or at even distances (spread)",
     )
     load.add_argument("--seed", type=int, default=0, metavar="N", help="of the phases drawn by chance (0)")
+    beyond = parser.add_argument_group("with --overload")
+    beyond.add_argument("--times", type=float, default=3.0, metavar="X", help="what the cameras send, against it (3)")
+    beyond.add_argument("--only", choices=("synthetic", "real"), help="one of its two parts (both)")
+    beyond.add_argument("--ladder", choices=("auto", "off"), default="auto", help="overload.ladder (auto)")
     engine = parser.add_argument_group("the engine", "on a CPU; scripts/gpu_gate.py measures a GPU")
     engine.add_argument("--model", default="vidette-demo", help="model name or path (vidette-demo)")
     engine.add_argument("--models-dir", type=Path, metavar="DIR", help="where models live (default: models_dir)")

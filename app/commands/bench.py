@@ -3,7 +3,7 @@
 Three measurements follow each other in one process: the limit (see `app.measure.limit`), the service with simulated
 RTSP cameras (see `app.measure.workload`), and the limit again. The same execution contexts run in all three. The
 simulator is a child process; what it costs is told apart. `--sweep` and `--camera-counts` do so for many loads,
-`--overhead` and `--savings` measure the service's own cost, without a limit.
+`--overhead` and `--savings` measure the service's own cost, without a limit; `--overload` what it does beyond it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ MOST_CAMERAS = 256
 MOST_REPETITIONS = 100
 _CAMERAS, _MANY_CAMERAS = 4, 16  # the latter, so that the largest batches can be filled
 _CAMERAS_OF_PEERS = 8
+_CAMERAS_OF_OVERLOAD = 8  # two of each priority
 _SECONDS, _SECONDS_OF_MANY, _SECONDS_OF_OVERHEAD = 20.0, 10.0, 2.0
 # The arguments, a folder to work in, who is told; gives the JSON and the text.
 Measurement: TypeAlias = Callable[[argparse.Namespace, Path, Progress], tuple[dict[str, Any], str]]
@@ -56,6 +57,12 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
         arguments.seconds = arguments.seconds or _SECONDS_OF_MANY
         arguments.cameras = arguments.cameras or _CAMERAS_OF_PEERS
         return run_peers
+    if arguments.overload:
+        from app.commands.bench_overload import overload
+
+        arguments.seconds = arguments.seconds or _SECONDS_OF_MANY
+        arguments.cameras = arguments.cameras or _CAMERAS_OF_OVERLOAD
+        return overload
     from app.commands.bench_cases import cameras, one_load, sweep
 
     many = arguments.sweep or arguments.savings or arguments.camera_counts is not None
@@ -96,6 +103,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--camera-counts does not go with {other}: choose one of the two tables")
     if arguments.batches is not None and not arguments.sweep:
         raise ConfigError("--batches goes with --sweep; --max-size is the largest batch of everything else")
+    if not 1 < arguments.times <= 100:
+        raise ConfigError(f"--times must be more than 1 and at most 100, not {arguments.times:g}")
     if arguments.offered_fps is not None and not arguments.overhead:
         raise ConfigError("--offered-fps goes with --overhead; --fps is the rate of simulated cameras")
 

@@ -151,7 +151,7 @@ class Bench:
             return plain
         self._progress.step(f"finding the rate at which {cameras} cameras saturate it", total=_CALIBRATION_S)
         case = Case(name="", load=plain, engine=engine, max_size=max_size)
-        run = self._limit(case, self.clip, _CALIBRATION_S)
+        run = self.limit(case, self.clip, _CALIBRATION_S)
         fps = saturating_fps(run, cores=available_cores(), cameras=cameras)
         # A camera that is joined between two keyframes shows nothing until the next one.
         slowest = self.clip_fps * min(1.0, keyframe_interval_s(self.clip) / _LONGEST_JOIN_S)
@@ -165,10 +165,10 @@ class Bench:
         seconds = float(self._arguments.seconds)
         called = f"{case.name.replace('_', ' ')}: " if case.name else ""
         self._progress.step(f"{called}measuring the limit before the service", total=seconds / 2)
-        before = self._limit(case, clip, seconds / 2)
+        before = self.limit(case, clip, seconds / 2)
         run = self._service(settings, case, clip, called)
         self._progress.step(f"{called}measuring the limit after the service", total=seconds / 2)
-        runs = (before, self._limit(case, clip, seconds / 2))
+        runs = (before, self.limit(case, clip, seconds / 2))
         return Report(
             load=load,
             batching={"max_size": settings.batching.max_size, "max_age_ms": settings.batching.max_age_ms},
@@ -191,7 +191,8 @@ class Bench:
         path = self._folder / f"{self.clip.stem}-{fps:g}.mp4"
         return path if path.is_file() else retimed(self.clip, path, fps=fps)
 
-    def _limit(self, case: Case, clip: Path, seconds: float) -> LimitRun:
+    def limit(self, case: Case, clip: Path, seconds: float) -> LimitRun:
+        """What this machine can do of a case without the service."""
         info = case.engine.info
         largest = min(info.best_batch, case.max_size or self.settings.batching.max_size)
         return measure_limit(

@@ -82,14 +82,14 @@ def _into_service(client: httpx.Client, entries: Sequence[ReadEntry], *, force: 
         return plan
     places = {entry.settings.id: f"cameras[{index}]" for index, entry in enumerate(entries)}
     says_password = {entry.settings.id for entry in entries if entry.says_password}
+    query = {"force": "true"} if force else None
     for camera in plan.new:
-        query = {"force": "true"} if force else None
         _ask(client, "POST", _API, what=places[camera.id], params=query, json=_body(camera, password=True))
     # The service tells no password, so one that the file has is always sent; a camera that has it already goes on.
     again = [camera for camera in plan.same if camera.id in says_password and not camera.declared]
     for camera in (*plan.changed, *again):
         body = _body(camera, password=camera.id in says_password)
-        _ask(client, "PUT", f"{_API}/{camera.id}", what=places[camera.id], json=body)
+        _ask(client, "PUT", f"{_API}/{camera.id}", what=places[camera.id], params=query, json=body)
     return plan
 
 

@@ -45,11 +45,11 @@ class Load:
         return tuple(number * _GOLDEN % 1.0 for number in range(self.cameras))
 
 
-def saturating_fps(run: LimitRun, *, cores: int, cameras: int) -> float:
-    """Frames a second that each camera has to send, so that together they send more than can be inferred of them.
+def saturating_fps(run: LimitRun, *, cores: float, cameras: int, times: float = _OVERLOAD) -> float:
+    """Frames a second that each camera has to send, so that together they send `times` what can be inferred of them.
 
     With d and i CPU seconds of decoding and inferring a frame, f frames a second leave (cores - f d) / i to infer. This
-    gives the f that is `_OVERLOAD` times that.
+    gives the f that is `times` that.
     """
     decode_s, infer_s = run.decode_cpu_ms / 1e3, run.infer_cpu_ms / 1e3
-    return min(MOST_FPS, _OVERLOAD * cores / (infer_s + _OVERLOAD * decode_s) / cameras)
+    return min(MOST_FPS, times * cores / (infer_s + times * decode_s) / cameras)

@@ -59,7 +59,7 @@ def in_flight(where: str) -> str:
 
 def overload_share(where: str) -> str:
     """Share of a camera's wanted frames that were dropped because inference did not keep up."""
-    lost = rate("vidette_frames_dropped_total", f'{where}, reason=~"replaced|stale"')
+    lost = rate("vidette_frames_dropped_total", f'{where}, reason=~"degraded|replaced|stale"')
     limited = rate("vidette_frames_dropped_total", f'{where}, reason=~"rate_limit|still"')
     decoded = rate("vidette_frames_decoded_total", where)
     by = "sum by (instance, camera)"

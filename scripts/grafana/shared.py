@@ -84,8 +84,9 @@ def frames_by_end(where: str) -> Panel:
 def drops(where: str) -> Panel:
     return Panel(
         title="Drops by reason",
-        description="rate_limit (max_fps) and still (motion gate) are asked for; replaced and stale mean that inference"
-        " does not keep up; infer_failed is an error; shutdown ends what was under way when a camera was removed.",
+        description="rate_limit (max_fps) and still (motion gate) are asked for; degraded, replaced and stale mean"
+        " that inference does not keep up; infer_failed is an error; shutdown ends what was under way when a camera"
+        " was removed.",
         unit="suffix: fps",
         stack=True,
         queries=[Query(expr=f"sum by (reason) ({rate('vidette_frames_dropped_total', where)})", legend="{{reason}}")],

@@ -142,7 +142,15 @@ async def test_a_running_camera_s_status_is_complete(shared: RunningApp) -> None
     assert status["since"] <= status["last_frame_at"]
     assert status["since"].endswith("Z")
     frames = status["frames"]
-    assert set(frames["dropped"]) == {"rate_limit", "still", "replaced", "stale", "infer_failed", "shutdown"}
+    assert set(frames["dropped"]) == {
+        "rate_limit",
+        "still",
+        "degraded",
+        "replaced",
+        "stale",
+        "infer_failed",
+        "shutdown",
+    }
     assert frames["decoded"] == frames["published"] + sum(frames["dropped"].values()) + frames["in_flight"]
 
 

@@ -88,6 +88,7 @@ async def test_labels_take_the_values_of_the_contract(shared: RunningApp) -> Non
     assert values(found["vidette_frames_dropped_total"], "reason") == {
         "rate_limit",
         "still",
+        "degraded",
         "replaced",
         "stale",
         "infer_failed",

@@ -130,11 +130,18 @@ async def test_409_over_capacity_unless_forced(start_app: StartApp) -> None:
     body = {"id": "second", "url": f"{URL}?fps=1"}
     document = problem(await running.http.post(f"{API}/cameras", json=body), 409, "over_capacity")
     assert "1.7 frames a second" in document["detail"]
-    assert "?force=true registers it all the same" in document["detail"]
+    assert "?force=true takes it all the same" in document["detail"]
     assert (await running.http.get(f"{API}/capacity")).json()["refusal"] is not None
     problem(await running.http.post(f"{API}/cameras?force=false", json=body), 409, "over_capacity")
     switched_off = {**body, "id": "off", "enabled": False}
     assert (await running.http.post(f"{API}/cameras", json=switched_off)).status_code == 201
+    for change in (running.http.patch, running.http.put):
+        on = {"enabled": True, "url": body["url"]}
+        problem(await change(f"{API}/cameras/off", json=on), 409, "over_capacity")
+        assert (await change(f"{API}/cameras/off", json={**on, "enabled": False})).status_code == 200
+        assert (await change(f"{API}/cameras/off?force=true", json=on)).status_code == 200
+        assert (await change(f"{API}/cameras/off", json={**on, "name": "on already"})).status_code == 200
+        assert (await change(f"{API}/cameras/off", json={**on, "enabled": False})).status_code == 200
     assert (await running.http.post(f"{API}/cameras?force=true", json=body)).status_code == 201
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.backends.synthetic.source import SyntheticSurface
 from app.batching.mailbox import Mailbox
-from app.batching.policy import BatchPolicy, Waiting, finish_tag, next_tag
+from app.batching.policy import CREDIT, BatchPolicy, Waiting, finish_tag, next_tag
 from app.cameras.lane import Lane
 from tests.support.fakes import SyntheticFrame, make_lane, next_frame
 
@@ -93,9 +93,10 @@ def test_only_what_is_fresh_is_shared() -> None:
     assert (decision.take, decision.stale) == ((2,), (0, 1))
 
 
-def test_tags_a_busy_camera_goes_on_and_a_quiet_one_is_not_owed_its_past() -> None:
+def test_tags_a_busy_camera_goes_on_and_a_quiet_one_is_owed_a_little_of_its_past() -> None:
     assert next_tag(virtual_now=5.0, finish_tag=7.0) == 7.0
-    assert next_tag(virtual_now=5.0, finish_tag=2.0) == 5.0
+    assert next_tag(virtual_now=5.0, finish_tag=2.0) == 5.0 - CREDIT
+    assert next_tag(virtual_now=5.0, finish_tag=4.5) == 4.5
     assert finish_tag(2.0, priority=4) == 2.25
 
 
@@ -127,10 +128,11 @@ def test_every_frame_is_taken_or_stale_or_stays_and_only_overload_leaves_fresh_o
 
 
 def serve_under_overload(
-    lanes: list[Lane], *, rounds: int, batch: int, quiet: frozenset[str] = frozenset()
+    lanes: list[Lane], *, rounds: int, batch: int, quiet: frozenset[str] = frozenset(), strict: bool = False
 ) -> Counter[str]:
     """Every camera has a new frame in every round, the engine takes one batch; how often each was served."""
     mailbox: Mailbox[SyntheticSurface] = Mailbox(BatchPolicy(max_size=batch, max_age_s=10), on_frame=lambda: None)
+    mailbox.strict = strict
     for lane in lanes:
         mailbox.add(lane)
     served: Counter[str] = Counter()
@@ -165,10 +167,59 @@ def test_equal_priorities_get_equal_shares() -> None:
     assert max(served.values()) - min(served.values()) <= 1
 
 
-def test_a_camera_that_was_quiet_is_not_owed_its_past() -> None:
+def test_a_camera_that_was_quiet_is_owed_no_more_than_its_credit() -> None:
     lanes = [make_lane("quiet"), make_lane("busy")]
     served = serve_under_overload(lanes, rounds=1000, batch=1, quiet=frozenset({"quiet"}))
-    assert served["quiet"] == pytest.approx(250, abs=2)
+    # Two cameras of priority 5: each turn is a fifth, and the other one waits for so many.
+    assert served["quiet"] == pytest.approx(250 + CREDIT * 5 / 2, abs=2)
+
+
+def test_a_strict_batch_takes_nobody_along_before_the_leader_s_next_turn() -> None:
+    frames = [waiting(0.4), waiting(1.0), waiting(0.3), waiting(0.5)]
+    frames[2].next_turn = 0.4
+    decision = BatchPolicy(max_size=16).decide(frames, now=0.1, strict=True)
+    assert (decision.take, decision.reason) == ((2, 0), "context_free")
+    assert BatchPolicy(max_size=16).decide(frames, now=0.1).take == (2, 0, 3, 1)
+
+
+def test_with_room_for_all_in_each_batch_strict_shares_follow_priorities() -> None:
+    priorities = {"low": 1, "middle": 5, "high": 10}
+    lanes = [make_lane(name, priority=priority) for name, priority in priorities.items()]
+    assert set(serve_under_overload(lanes, rounds=500, batch=4).values()) == {500}
+    served = serve_under_overload(lanes, rounds=500, batch=4, strict=True)
+    assert served == {"high": 500, "middle": pytest.approx(250, abs=3), "low": pytest.approx(50, abs=3)}
+
+
+def test_a_frame_that_waited_longer_than_a_batch_takes_lets_younger_ones_go_first() -> None:
+    frames = [waiting(1.0), waiting(2.0), waiting(3.0)]
+    for frame, ready_at in zip(frames, (0.0, 0.08, 0.09), strict=True):
+        frame.ready_at = ready_at
+    policy = BatchPolicy(max_size=2)
+    assert policy.decide(frames, now=0.1, young_s=0.05).take == (1, 2)
+    assert policy.decide(frames, now=0.1, young_s=0.2).take == (0, 1)
+    assert BatchPolicy(max_size=3).decide(frames, now=0.1, young_s=0.05).take == (1, 2, 0)  # nobody else wants the room
+
+
+def test_a_camera_that_let_others_go_first_takes_its_turn_with_its_next_frame() -> None:
+    slow, fast = make_lane("slow"), make_lane("fast")
+    mailbox: Mailbox[SyntheticSurface] = Mailbox(BatchPolicy(max_size=1, max_age_s=10), on_frame=lambda: None)
+    mailbox.young_s = 0.05
+    mailbox.add(slow)
+    mailbox.add(fast)
+
+    def served(now: float) -> str:
+        taken, _ = mailbox.take(now)
+        assert taken is not None
+        return taken.frames[0].camera_id
+
+    for lane in (fast, slow):
+        mailbox.offer(lane, next_frame(lane, at=0.0), 0.0)
+    assert served(0.0) == "fast"
+    mailbox.offer(fast, next_frame(fast, at=0.1), 0.1)
+    assert served(0.1) == "fast"  # the other one's frame is too old
+    mailbox.offer(fast, next_frame(fast, at=0.2), 0.2)
+    mailbox.offer(slow, next_frame(slow, at=0.2), 0.2)
+    assert served(0.2) == "slow"
 
 
 def test_no_camera_starves_beside_ten_of_the_highest_priority() -> None:

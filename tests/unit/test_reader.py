@@ -118,7 +118,7 @@ def test_frames_are_numbered_and_offered() -> None:
             ("gate-1", 3, 2 / 25),
         ]
         assert watch.lane.last_frame_utc == 1_795_000_000.0
-        assert watch.lane.decode_s == pytest.approx(0.006)
+        assert 0 < watch.lane.cpu_s < 1
 
 
 def test_camera_restarts_after_read_timeout() -> None:

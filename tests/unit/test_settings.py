@@ -65,6 +65,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "batching.max_size": 16,
         "batching.max_delay_ms": 0,
         "batching.max_age_ms": 500,
+        "overload.ladder": "auto",
+        "overload.least_fps": 1.0,
         "history.size": 256,
         "auth.mode": "none",
         "secrets.key_file": None,

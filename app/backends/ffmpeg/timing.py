@@ -33,6 +33,7 @@ class Arrival:
     clock: Clock
     packet_bytes: int = 0
     is_key: bool = False
+    lag_s: float = 0.0  # how far reading was behind the camera
 
 
 def date_packet(
@@ -43,7 +44,7 @@ def date_packet(
     captured_utc = utc - lag_s
     if sender_utc is not None and sender_utc >= _OLDEST_PLAUSIBLE_UTC:
         captured_utc, clock = sender_utc, "rtcp"
-    return Arrival(at=at, captured_utc=captured_utc, clock=clock, packet_bytes=packet_bytes, is_key=is_key)
+    return Arrival(at=at, captured_utc=captured_utc, clock=clock, packet_bytes=packet_bytes, is_key=is_key, lag_s=lag_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,7 @@ class Dating:
                 decode_s=decode_s,
                 captured_utc=arrival.captured_utc,
                 clock=arrival.clock,
+                lag_s=arrival.lag_s,
             ),
             packet_bytes=0 if picture.arrival is None else picture.arrival.packet_bytes,
             is_key=picture.arrival is not None and picture.arrival.is_key,

@@ -1,0 +1,168 @@
+"""`vidette bench --overload`: what is left of shares, ages and the API at several times what the machine can infer."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from app.backends.base import Backend
+from app.backends.synthetic.backend import SyntheticBackend
+from app.backends.synthetic.detector import SyntheticDetector
+from app.commands.bench_service import Bench, Case
+from app.commands.columns import in_columns
+from app.commands.progress import Progress
+from app.cores import available_cores
+from app.measure.cameras import start_cameras
+from app.measure.figures import Percentiles
+from app.measure.load import Load, saturating_fps
+from app.measure.machine import this_machine
+from app.measure.overload import PRIORITIES, OverloadPlan, OverloadRun, measure_overload
+from app.measure.results import result
+from app.measure.samples import Sample, figures
+from app.measure.workload import OpenedBackend, run_on_loop
+from app.settings import Settings, load_settings
+from app.simulator.process import SimulatorProcess
+
+SYNTHETIC, REAL = "synthetic", "real"
+# The ladder has climbed by then, as far as it has to.
+_WARM_UP_S = 12.0
+# Until the overload is what was asked for: what decoding really costs beside inference shows under load only.
+_CALIBRATION_S = 1.5
+_SYNTHETIC_BATCH_S = 0.004, 0.016  # a batch, and each of its frames
+DEFINITIONS = {
+    SYNTHETIC: "cameras and a detector that cost no CPU time worth mentioning: what the rules do",
+    REAL: "RTSP cameras of the simulator, decoded and inferred: what the machine does",
+    "overload": "frames a second that came out of the decoders, against those that were inferred",
+    "share_off": "the camera that is farthest from its due by priority: how far, as a share of its due",
+    "age": "from a packet's arrival to its result's message",
+    "age_in_batches": "a result's age, less its decoding, in times of what its own batch took in its context",
+    "api": "the answers to another process that asks for /livez, /cameras, /capacity, a snapshot and /metrics in turn",
+}
+
+
+def overload(arguments: argparse.Namespace, folder: Path, progress: Progress) -> tuple[dict[str, Any], str]:
+    """Measure the synthetic and the real overload; the result's JSON and its tables."""
+    machine = this_machine()
+    runs: dict[str, list[OverloadRun]] = {}
+    for _ in range(arguments.repeat):
+        if arguments.only != REAL:
+            runs.setdefault(SYNTHETIC, []).append(_synthetic(arguments, folder, progress))
+        if arguments.only != SYNTHETIC:
+            runs.setdefault(REAL, []).append(_real(arguments, folder, progress))
+    samples = {}
+    for name, repetitions in runs.items():
+        samples.update(figures([_samples(run) for run in repetitions], name))
+    details = {"runs": {name: [asdict(run) for run in each] for name, each in runs.items()}}
+    text = "\n\n".join(f"{name}: {DEFINITIONS[name]}\n{_text(each[-1])}" for name, each in runs.items())
+    return result("overload", machine, samples, definitions=DEFINITIONS, **details), text
+
+
+def _synthetic(arguments: argparse.Namespace, folder: Path, progress: Progress) -> OverloadRun:
+    base_s, frame_s = _SYNTHETIC_BATCH_S
+    detector = SyntheticDetector(contexts=2, max_batch=4, base_s=base_s, frame_s=frame_s)
+    assert detector.info.capacity_fps is not None
+    fps = arguments.times * detector.info.capacity_fps / arguments.cameras
+    urls = {f"cam-{number}": f"rtsp://synthetic/{number}?fps={fps:.6g}" for number in range(arguments.cameras)}
+    settings = load_settings(
+        overrides={
+            "data_dir": folder / f"synthetic-{len(list(folder.glob('synthetic-*')))}",
+            "server": {"port": 0},
+            "backend": {"device": "synthetic"},
+            "cameras": {"declared": ()},
+            "overload": {"ladder": arguments.ladder},
+        }
+    )
+    return _measured(settings, SyntheticBackend(detector), urls, arguments, progress, SYNTHETIC)
+
+
+def _real(arguments: argparse.Namespace, folder: Path, progress: Progress) -> OverloadRun:
+    bench = Bench(arguments, folder, progress, this_machine())
+    engine = bench.open_engine(batch=arguments.max_size)
+    fps = arguments.fps or _overloading_fps(
+        bench,
+        Case(name="", load=Load(cameras=arguments.cameras, clip=bench.clip.name, fps=bench.clip_fps), engine=engine),
+        arguments,
+        progress,
+    )
+    clip = bench.clip_at(round(fps, 1))
+    settings = bench.fresh_settings()
+    settings = settings.model_copy(update={"server": settings.server.model_copy(update={"port": 0})})
+    load = Load(cameras=arguments.cameras, clip=clip.name, fps=fps)
+    with SimulatorProcess() as simulator:
+        urls = start_cameras(simulator, clip, load.phases_s)
+        backend = OpenedBackend(bench.backend, engine.detector)
+        return _measured(settings, backend, urls, arguments, progress, REAL)
+
+
+def _overloading_fps(bench: Bench, case: Case, arguments: argparse.Namespace, progress: Progress) -> float:
+    progress.step(f"finding {arguments.times:g} times what can be inferred", total=_CALIBRATION_S)
+    run = bench.limit(case, bench.clip, _CALIBRATION_S)
+    return saturating_fps(run, cores=available_cores(), cameras=arguments.cameras, times=arguments.times)
+
+
+def _measured(
+    settings: Settings,
+    backend: Backend[Any],
+    urls: Mapping[str, str],
+    arguments: argparse.Namespace,
+    progress: Progress,
+    name: str,
+) -> OverloadRun:
+    seconds = float(arguments.seconds)
+    priorities = {camera: PRIORITIES[number % len(PRIORITIES)] for number, camera in enumerate(urls)}
+    plan = OverloadPlan(urls=urls, priorities=priorities, warm_up_s=min(_WARM_UP_S, 2 * seconds), seconds=seconds)
+    progress.step(f"measuring the {name} overload", total=seconds)
+    return run_on_loop(measure_overload(settings, backend, plan, on_tick=progress.done))
+
+
+def _samples(run: OverloadRun) -> dict[str, Sample]:
+    return {
+        "overload": Sample(value=_ratio(run), unit="1", better="neither"),
+        "inferred_fps": Sample(value=run.inferred_fps, unit="fps", better="higher"),
+        "share_off": Sample(value=run.worst_off, unit="1", better="lower"),
+        "age_ms.p50": Sample(value=run.age_ms.p50, unit="ms", better="lower"),
+        "age_ms.p99": Sample(value=run.age_ms.p99, unit="ms", better="lower"),
+        "batch_ms.p50": Sample(value=run.batch_ms.p50, unit="ms", better="neither"),
+        "age_in_batches.p99": Sample(value=run.waited_batches.p99, unit="1", better="lower"),
+        "api_ms.p50": Sample(value=run.api_all_ms.p50, unit="ms", better="lower"),
+        "api_ms.p99": Sample(value=run.api_all_ms.p99, unit="ms", better="lower"),
+        "process_cores": Sample(value=run.process_cores, unit="1", better="neither"),
+    }
+
+
+def _ratio(run: OverloadRun) -> float:
+    return run.offered_fps / run.inferred_fps if run.inferred_fps else math.nan
+
+
+def _text(run: OverloadRun) -> str:
+    dropped = ", ".join(f"{reason} {count}" for reason, count in run.dropped.items() if count)
+    cores = ", ".join(f"{name} {used:.2f}" for name, used in run.threads_cores.items())
+    levels = ", ".join(f"{name} {count}" for name, count in run.levels.items()) or "none"
+    durations: list[tuple[str, ...]] = [("ms", "p50", "p95", "p99")]
+    durations += [_line("age", run.age_ms), _line("batch", run.batch_ms), _line("decode", run.decode_ms)]
+    durations += [_line("age in batches", run.waited_batches), _line("API", run.api_all_ms)]
+    durations += [_line(f"  {path}", took) for path, took in run.api_ms.items()]
+    lines = [
+        in_columns(_shares(run), right=range(1, 7)),
+        f"decoded {run.offered_fps:.1f} fps, inferred {run.inferred_fps:.1f}: {_ratio(run):.2f} times",
+        in_columns(durations, right=range(1, 4)),
+        f"dropped: {dropped}; cameras degraded at the end: {levels}",
+        f"cores: {cores}; {run.process_cores:.2f} together; the ledger {'holds' if run.ledger.holds else 'IS WRONG'}",
+    ]
+    return "\n".join(lines)
+
+
+def _shares(run: OverloadRun) -> Sequence[tuple[str, ...]]:
+    lines: list[tuple[str, ...]] = [("camera", "priority", "decoded", "inferred", "due", "off", "age p99 ms")]
+    for share in run.shares:
+        fps = (f"{each:.1f}" for each in (share.offered_fps, share.inferred_fps, share.due_fps))
+        lines.append((share.camera_id, str(share.priority), *fps, f"{share.off:+.1%}", f"{share.age_p99_ms:.1f}"))
+    return lines
+
+
+def _line(name: str, of: Percentiles) -> tuple[str, ...]:
+    return name, f"{of.p50:.1f}", f"{of.p95:.1f}", f"{of.p99:.1f}"
