@@ -10,18 +10,29 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from app.cameras.entries import CameraEntry, read_entries
+from app.cameras.hosts import HostList, HostPolicy
 from app.cameras.urls import redact
 from app.errors import ConfigError
 
@@ -60,12 +71,37 @@ class ServerSettings(_Section):
     )
 
 
+def _listed(value: object) -> object:
+    # As one writes it in an option or in a variable.
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _checked_hosts(entries: tuple[str, ...]) -> tuple[str, ...]:
+    HostList.parse(entries)
+    return entries
+
+
+Hosts: TypeAlias = Annotated[
+    tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_checked_hosts), Field(max_length=1000)
+]
+
+
 class CamerasSettings(_Section):
     stall_timeout_s: float = Field(10, ge=1, le=300, description="seconds without a frame before a camera restarts")
     backoff_max_s: float = Field(60, ge=1, le=3600, description="longest wait between two attempts, in seconds")
+    allow_hosts: Hosts = Field(
+        (), description="where cameras may be: names (*.lan), addresses, networks; a list or a,b; empty: everywhere"
+    )
+    deny_hosts: Hosts = Field(
+        (), description="where no camera may be, besides link-local and clouds' metadata addresses"
+    )
     declared: tuple[CameraEntry, ...] = Field(
         (), description="cameras that this file makes, changes and removes at each start, as docs/operations.md shows"
     )
+
+    @property
+    def hosts(self) -> HostPolicy:
+        return HostPolicy(allow=HostList.parse(self.allow_hosts), deny=HostList.parse(self.deny_hosts))
 
 
 class BackendSettings(_Section):
@@ -212,7 +248,8 @@ def load_settings(
         raise ConfigError(f"settings cannot be read: {exc}") from None
     finally:
         _FileSource.values = {}
-    read_entries(settings.cameras.declared, media_dir=settings.media_dir, with_files=False)
+    cameras = settings.cameras
+    read_entries(cameras.declared, media_dir=settings.media_dir, hosts=cameras.hosts, with_files=False)
     if settings.auth.mode == "token":
         raise ConfigError("auth.mode: token is not in this version yet; set it to none and keep the port on loopback")
     return settings

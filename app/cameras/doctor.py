@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args, runtime_checkable
 
 from app.cameras.handshake import ask_options, connect, resolve
+from app.cameras.hosts import HostPolicy
 from app.cameras.source import FrameSource, SourceRequest
 from app.cameras.urls import CameraUrl, parse_camera_url
 from app.errors import SourceError, SourceErrorCode
@@ -91,7 +92,7 @@ async def diagnose(
     watch = _Stopwatch(clock, timeout_s=timeout_s)
     try:
         if camera.path is None:
-            await _knock(camera, chart, watch)
+            await _knock(camera, request.hosts, chart, watch)
         # The source's own time-outs come before ours, since it knows better what is wrong.
         patient = replace(request, stall_timeout_s=min(request.stall_timeout_s, 0.9 * watch.left_s))
         description = await _view(camera, open_source(patient), chart, watch)
@@ -129,10 +130,10 @@ class _Chart:
         return Diagnosis(steps=steps, code=code, message=message)
 
 
-async def _knock(camera: CameraUrl, chart: _Chart, watch: _Stopwatch) -> None:
+async def _knock(camera: CameraUrl, hosts: HostPolicy, chart: _Chart, watch: _Stopwatch) -> None:
     """Steps dns, tcp and rtsp. A third of the time is enough for one answer, and leaves some to see what is behind."""
     patience_s = watch.left_s / 3
-    addresses = await _timed("dns", resolve(camera, timeout_s=patience_s), chart, watch)
+    addresses = await _timed("dns", resolve(camera, hosts=hosts, timeout_s=patience_s), chart, watch)
     address = await _timed("tcp", connect(camera, addresses, timeout_s=patience_s), chart, watch)
     await _timed("rtsp", ask_options(camera, address, timeout_s=patience_s), chart, watch)
 

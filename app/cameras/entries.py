@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
+from app.cameras.hosts import DEFAULT_HOSTS, HostPolicy
 from app.cameras.registration import check_classes, replaced, resolve
 from app.cameras.settings import MAX_PASSWORD_LENGTH, CameraId, CameraRegistration, CameraSettings, Url
 from app.cameras.urls import is_masked
@@ -50,6 +51,7 @@ def read_entries(
     entries: Sequence[CameraEntry],
     *,
     media_dir: Path | None,
+    hosts: HostPolicy = DEFAULT_HOSTS,
     classes: Collection[str] | None = None,
     with_files: bool = True,
     masked: bool = False,
@@ -69,7 +71,7 @@ def read_entries(
                 raise InvalidField("id", f"{entry.id!r} is the id of cameras[{ids[entry.id]}] already")
             if is_masked(entry.url) and not masked:
                 raise InvalidField("url", LEFT_OUT)
-            read.append(_read(entry, media_dir, with_files))
+            read.append(_read(entry, media_dir, hosts, with_files))
             if classes is not None:
                 check_classes(read[-1].settings, classes)
     if problems:
@@ -89,11 +91,11 @@ def _noting(problems: list[str], place: str) -> Iterator[None]:
         problems += sentences(exc, prefix=f"{place}.")
 
 
-def _read(entry: CameraEntry, media_dir: Path | None, with_files: bool) -> ReadEntry:
+def _read(entry: CameraEntry, media_dir: Path | None, hosts: HostPolicy, with_files: bool) -> ReadEntry:
     fields: dict[str, Any] = entry.model_dump(exclude_unset=True, exclude={"password_file"})
     if entry.password_file is not None and with_files:
         fields["password"] = SecretStr(_password_in(entry.password_file))
-    settings = resolve(fields, media_dir=media_dir)
+    settings = resolve(fields, media_dir=media_dir, hosts=hosts)
     return ReadEntry(settings=settings, says_password="password" in fields or settings.password is not None)
 
 

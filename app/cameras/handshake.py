@@ -7,7 +7,10 @@ import contextlib
 import errno
 import socket
 import ssl
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+from app.cameras.hosts import HostPolicy
 from app.cameras.urls import CameraUrl
 from app.errors import SourceError, SourceErrorCode
 
@@ -15,9 +18,14 @@ _LONGEST_LINE = 4096
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
-async def resolve(camera: CameraUrl, *, timeout_s: float) -> tuple[str, ...]:
-    """Look up the camera's addresses, in the order in which to try them. Raises `SourceError`."""
+async def resolve(camera: CameraUrl, *, hosts: HostPolicy, timeout_s: float) -> tuple[str, ...]:
+    """Look up the camera's addresses, those that are allowed, in the order in which to try them.
+
+    Raises `SourceError`. A name that is not allowed is not even looked up.
+    """
     loop = asyncio.get_running_loop()
+    with forbidding():
+        hosts.check(camera.host)
     try:
         found = await asyncio.wait_for(loop.getaddrinfo(camera.host, camera.port, type=socket.SOCK_STREAM), timeout_s)
     except asyncio.TimeoutError:
@@ -25,7 +33,22 @@ async def resolve(camera: CameraUrl, *, timeout_s: float) -> tuple[str, ...]:
     except (OSError, UnicodeError) as exc:
         _check_resources(exc, camera)
         raise SourceError(SourceErrorCode.DNS_FAILED, f"{camera.host} is not known to the name server") from None
+    with forbidding():
+        return hosts.permitted(camera.host, addresses_in(found))
+
+
+def addresses_in(found: Iterable[tuple[Any, ...]]) -> tuple[str, ...]:
+    """The addresses in an answer of `getaddrinfo`, each once."""
     return tuple(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+@contextlib.contextmanager
+def forbidding() -> Iterator[None]:
+    """Turn the sentence of a pure check of a URL or host into the error of a source."""
+    try:
+        yield
+    except ValueError as exc:
+        raise SourceError(SourceErrorCode.FORBIDDEN_URL, str(exc)) from None
 
 
 async def connect(camera: CameraUrl, addresses: tuple[str, ...], *, timeout_s: float) -> str:

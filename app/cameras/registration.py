@@ -10,18 +10,25 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from app.cameras.hosts import DEFAULT_HOSTS, HostPolicy
 from app.cameras.settings import CameraSettings, free_id
 from app.cameras.urls import CameraUrl, check_credentials, is_masked, masked, parse_camera_url, query_secrets
 from app.errors import InvalidField
 
 
-def resolve(fields: Mapping[str, Any], *, media_dir: Path | None, taken: Collection[str] = ()) -> CameraSettings:
+def resolve(
+    fields: Mapping[str, Any],
+    *,
+    media_dir: Path | None,
+    hosts: HostPolicy = DEFAULT_HOSTS,
+    taken: Collection[str] = (),
+) -> CameraSettings:
     """The settings that these fields mean: credentials out of the URL, id and name made up where absent.
 
     Blocking: a file's URL is looked up on disk. Raises `InvalidField` or pydantic's `ValidationError`.
     """
     fields = dict(fields)
-    url = parsed(fields["url"], media_dir=media_dir)
+    url = parsed(fields["url"], media_dir=media_dir, hosts=hosts)
     fields["url"] = url.url
     if url.username is not None:
         fields["username"] = url.username
@@ -71,10 +78,13 @@ def check_classes(settings: CameraSettings, model: Collection[str], *, also: Col
         raise InvalidField("classes", f"{', '.join(map(repr, unknown))} is not a class of the model ({known})")
 
 
-def parsed(url: str, *, media_dir: Path | None) -> CameraUrl:
-    """`parse_camera_url`, with `InvalidField` for what cannot be."""
+def parsed(url: str, *, media_dir: Path | None, hosts: HostPolicy) -> CameraUrl:
+    """`parse_camera_url`, with `InvalidField` for what cannot be, or is on a host that is not allowed."""
     with field_errors():
-        return parse_camera_url(url, media_dir=media_dir)
+        camera = parse_camera_url(url, media_dir=media_dir)
+        if camera.path is None:
+            hosts.check(camera.host)
+        return camera
 
 
 def secrets_of(settings: CameraSettings) -> tuple[str, ...]:

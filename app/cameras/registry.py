@@ -58,6 +58,7 @@ class Registry(Generic[S]):
         self._open_source = open_source
         self.abandoned_threads = 0
         self._settings = settings
+        self._hosts = settings.cameras.hosts
         self._store = store
         self._classes = classes
         self._on_change = on_change
@@ -168,7 +169,7 @@ class Registry(Generic[S]):
         self, *, url: str, username: str | None, password: str | None, transport: Literal["auto", "tcp", "udp"]
     ) -> SourceRequest:
         """A request for a camera that is only to be looked at. Blocking. Raises `InvalidField` as `add` does."""
-        camera = parsed(url, media_dir=self._settings.media_dir)
+        camera = parsed(url, media_dir=self._settings.media_dir, hosts=self._hosts)
         username = username if camera.username is None else camera.username
         password = password if camera.password is None else camera.password
         with field_errors():
@@ -181,6 +182,7 @@ class Registry(Generic[S]):
             transport=transport,
             stall_timeout_s=self._settings.cameras.stall_timeout_s,
             media_dir=self._settings.media_dir,
+            hosts=self._hosts,
         )
 
     # What cameras need of us (`CameraContext`)
@@ -198,6 +200,7 @@ class Registry(Generic[S]):
             transport=settings.transport,
             stall_timeout_s=self._settings.cameras.stall_timeout_s,
             media_dir=self._settings.media_dir,
+            hosts=self._hosts,
         )
 
     def lane_settings(self, settings: CameraSettings) -> LaneSettings:
@@ -250,7 +253,7 @@ class Registry(Generic[S]):
         return camera
 
     def _resolved(self, fields: Mapping[str, Any], classes: Collection[str], says_password: bool) -> CameraSettings:
-        settings = resolve(fields, media_dir=self._settings.media_dir, taken=self._cameras)
+        settings = resolve(fields, media_dir=self._settings.media_dir, hosts=self._hosts, taken=self._cameras)
         known = self._cameras.get(settings.id)
         settings = unmasked(settings, None if known is None else known.settings)
         if known is not None and settings.password is None:
@@ -261,7 +264,9 @@ class Registry(Generic[S]):
     def _declared(self) -> tuple[ReadEntry, ...]:
         """What the configuration file declares. Blocking: reads password files."""
         settings = self._settings
-        return read_entries(settings.cameras.declared, media_dir=settings.media_dir, classes=self._classes)
+        return read_entries(
+            settings.cameras.declared, media_dir=settings.media_dir, hosts=self._hosts, classes=self._classes
+        )
 
     def _changeable(self, camera_id: str) -> Camera[S]:
         camera = self.get(camera_id)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Collection, Iterator
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+from app.cameras.urls import concealed
 
 MAX_PASSWORD_LENGTH = 256
 ID_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -64,6 +66,10 @@ class CameraOptions(BaseModel):
     min_score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     classes: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = None
     labels: dict[Text, Text] = Field(default_factory=dict, max_length=64)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, value if name != "url" or value is None else concealed(str(value))
 
 
 class CameraRegistration(CameraOptions):

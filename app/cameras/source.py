@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, Protocol
 
+from app.cameras.hosts import DEFAULT_HOSTS, HostPolicy
+from app.cameras.urls import masked
 from app.errors import SourceError, SourceErrorCode
 from app.types import S, SourceFrame, StreamInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRequest:
-    """What a source needs to know to open one camera. `repr` never shows the password."""
+    """What a source needs to know to open one camera. `repr` never shows what is secret."""
 
     camera_id: str
     url: str  # without credentials
@@ -23,6 +25,10 @@ class SourceRequest:
     transport: Literal["auto", "tcp", "udp"] = "auto"
     stall_timeout_s: float = 10.0  # no frame for this long is a `read_timeout`
     media_dir: Path | None = None  # file URLs must lie below it; None forbids them
+    hosts: HostPolicy = DEFAULT_HOSTS
+
+    def __repr__(self) -> str:
+        return f"SourceRequest({self.camera_id}, {masked(self.url)}, username={self.username!r}, {self.transport})"
 
 
 class FrameSource(Protocol[S]):

@@ -8,7 +8,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote
@@ -38,7 +38,7 @@ _QUERY_SECRET = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraUrl:
-    """A camera's address, its credentials apart. `url` never holds any; `repr` never shows the password."""
+    """A camera's address, its credentials apart. `url` never holds any; `repr` never shows what is secret."""
 
     scheme: Scheme
     url: str  # without user information, otherwise as it was given
@@ -47,6 +47,9 @@ class CameraUrl:
     path: Path | None = None  # the file, symlinks resolved; None for a stream
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"CameraUrl({masked(self.url)}, username={self.username!r})"
 
     @property
     def address(self) -> str:
@@ -97,6 +100,14 @@ def with_credentials(camera: CameraUrl, username: str | None, password: str | No
     check_credentials(username, password)
     user_info = f"{_encode(username or '', colon=True)}:{_encode(password or '', colon=False)}"
     return f"{camera.scheme}://{user_info}@{host_port}{tail}"
+
+
+def at_address(camera: CameraUrl, address: str) -> CameraUrl:
+    """The same camera by one of its host's addresses, so that nobody looks the name up again."""
+    _, host_port, tail = _split_authority(camera.url.partition("://")[2])
+    port = host_port.rpartition(":")[2] if host_port != camera.host else ""
+    host = f"[{address}]" if ":" in address else address
+    return replace(camera, url=f"{camera.scheme}://{host}{':' if port else ''}{port}{tail}", host=address)
 
 
 def check_credentials(username: str | None, password: str | None) -> None:
@@ -236,6 +247,13 @@ def masked(url: str) -> str:
 def is_masked(url: str) -> bool:
     """Whether `masked` has taken something out of this URL."""
     return any(match[0].endswith(f"={_REMOVED}") for match in _QUERY_SECRET.finditer(url))
+
+
+def concealed(url: str) -> str:
+    """`masked`, for a URL that may hold credentials still, however they are written."""
+    scheme, _, rest = url.partition("://")
+    shown, at, host = rest.rpartition("@")
+    return masked(f"{scheme}://{_REMOVED}@{host}" if at and ":" in shown else url)
 
 
 def query_secrets(url: str) -> tuple[str, ...]:

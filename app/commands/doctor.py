@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,9 @@ def doctor(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--timeout must be more than 0 seconds, not {timeout_s:g}")
     # What a source logs on its way is in the diagnosis too.
     configure_logging("critical")
-    backend = choose(load_settings()).backend
+    settings = load_settings()
+    backend = choose(settings).backend
+    request = replace(request, hosts=settings.cameras.hosts)
     diagnosis = asyncio.run(diagnose(request, open_source=backend.open_source, timeout_s=timeout_s))
     if arguments.json:
         print(json.dumps(as_json(diagnosis), indent=2))

@@ -31,7 +31,10 @@ HINTS: dict[SourceErrorCode, str] = {
         "--timeout when its keyframes are far apart."
     ),
     SourceErrorCode.END_OF_STREAM: "The camera ended the stream itself: look for a limit of clients or of time.",
-    SourceErrorCode.FORBIDDEN_URL: "Use an rtsp:// or rtsps:// URL; files are read below --media-dir only.",
+    SourceErrorCode.FORBIDDEN_URL: (
+        "Use an rtsp:// or rtsps:// URL; files are read below --media-dir only. Where hosts may be is set by "
+        "cameras.allow_hosts and cameras.deny_hosts."
+    ),
     SourceErrorCode.RESOURCE_EXHAUSTED: "This machine is out of memory or of file descriptors: see `ulimit -n`.",
     SourceErrorCode.INTERNAL: "This is a fault of Vidette; please report it with the message above.",
 }

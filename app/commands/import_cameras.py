@@ -30,7 +30,8 @@ def import_cameras(settings: Settings, arguments: argparse.Namespace) -> int:
     Everything is checked before the first camera is touched. Into a folder it is all or nothing. A service takes
     one camera after the other; where it refuses one, the import ends, and may be run again.
     """
-    entries = read_entries(read_cameras(_file(arguments.file)), media_dir=settings.media_dir, masked=True)
+    listed, hosts = read_cameras(_file(arguments.file)), settings.cameras.hosts
+    entries = read_entries(listed, media_dir=settings.media_dir, hosts=hosts, masked=True)
     if arguments.url is None:
         plan = _into_folder(settings, entries, dry_run=arguments.dry_run)
     else:

@@ -53,6 +53,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "iou": 0.45,
         "cameras.stall_timeout_s": 10,
         "cameras.backoff_max_s": 60,
+        "cameras.allow_hosts": (),
+        "cameras.deny_hosts": (),
         "cameras.declared": (),
         "backend.device": "auto",
         "backend.engine": "auto",

@@ -13,14 +13,20 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from app.backends.ffmpeg.faults import open_failed, resolve_failed
+from app.backends.ffmpeg.redirects import redirects_refused
+from app.cameras.handshake import addresses_in, forbidding
+from app.cameras.hosts import HostPolicy, literal_address
 from app.cameras.source import SourceRequest
-from app.cameras.urls import CameraUrl, parse_camera_url, with_credentials
+from app.cameras.urls import CameraUrl, at_address, parse_camera_url, with_credentials
 from app.errors import SourceError, SourceErrorCode
 
 # Opens in 50 ms instead of 1.1 s: size and codec come from the first picture, not from guessing over many.
 _QUICK = {"analyzeduration": "0", "probesize": "32", "fpsprobesize": "0"}
 # The URL is checked before, but a playlist inside a file could name anything.
 _FILE_FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ivf,h264,hevc,obu,mjpeg,mpjpeg"
+_MAX_REDIRECTS = 3
+_MAX_ADDRESSES = 4
+_NEXT_ADDRESS = (SourceErrorCode.CONNECTION_REFUSED, SourceErrorCode.CONNECT_TIMEOUT)
 # With both, FFmpeg asks for TCP first and for UDP in the same session when the camera refuses that (461).
 _TRANSPORTS = {
     "auto": {"rtsp_transport": "tcp+udp", "rtsp_flags": "prefer_tcp"},
@@ -47,42 +53,91 @@ def open_stream(
 ) -> OpenStream:
     """Connect and find the video. Blocking: DNS as long as the resolver takes, then at most twice the stall timeout.
 
-    TLS is encrypted but not verified unless `tls_ca_file` is given, since cameras sign their own certificates. Raises
-    SourceError.
+    TLS is encrypted but not verified unless `tls_ca_file` is given, since cameras sign their own certificates. A
+    redirect is followed to where `request.hosts` lets cameras be, without the credentials if that is another host.
+    Raises SourceError.
     """
-    camera, url = _address(request)
-    patience_s = _patience_s(camera, request.stall_timeout_s)
-    if camera.path is None:
-        _resolve(camera)
-    options, format_name = _options(request, camera, patience_s=patience_s, tls_ca_file=tls_ca_file)
-    started_at = clock()
-    try:
-        container = av.open(
-            url, "r", format=format_name, options=options, timeout=(request.stall_timeout_s, request.stall_timeout_s)
-        )
-    except (av.FFmpegError, MemoryError) as exc:
-        # Not chained: the original's text holds the password, and a traceback would print it.
-        raise open_failed(
-            exc,
-            camera,
-            took_s=clock() - started_at,
-            patience_s=patience_s,
-            anonymous=not (camera.username or camera.password),
-        ) from None
-    return OpenStream(camera=camera, container=container, video=_find_video(container, camera), patience_s=patience_s)
+    camera = _checked(request)
+    for _ in range(_MAX_REDIRECTS + 1):
+        opened = _open(request, camera, tls_ca_file=tls_ca_file, clock=clock)
+        if isinstance(opened, OpenStream):
+            return opened
+        camera = _redirected(camera, opened, request.hosts)
+    raise SourceError(SourceErrorCode.NOT_FOUND, f"{camera.address} redirects again and again")
 
 
-def _address(request: SourceRequest) -> tuple[CameraUrl, str]:
-    """Give the checked URL with the credentials that count, and what FFmpeg is to open."""
-    try:
+def _checked(request: SourceRequest) -> CameraUrl:
+    """The checked URL with the credentials that count."""
+    with forbidding():
         camera = parse_camera_url(request.url, media_dir=request.media_dir)
-        if camera.path is not None:
-            return camera, _regular_file(camera.path)
-        if request.username is not None or request.password is not None:
+        if camera.path is None and (request.username is not None or request.password is not None):
             camera = replace(camera, username=request.username, password=request.password)
-        return camera, with_credentials(camera, camera.username, camera.password)
+        return camera
+
+
+def _redirected(camera: CameraUrl, location: str, hosts: HostPolicy) -> CameraUrl:
+    """Where a camera sends us, if it may. Its own URL rules hold for that too; the user chose only the first place."""
+    try:
+        target = parse_camera_url(location)
+        hosts.check(target.host)
+        if (camera.scheme, target.scheme) == ("rtsps", "rtsp"):
+            raise ValueError("url: the redirect leads from an encrypted connection to a plain one")
     except ValueError as exc:
-        raise SourceError(SourceErrorCode.FORBIDDEN_URL, str(exc)) from None
+        text = f"{camera.address} redirects to where no camera may be: {str(exc).removeprefix('url: ')}"
+        raise SourceError(SourceErrorCode.FORBIDDEN_URL, text) from None
+    if target.host.lower() != camera.host.lower():
+        return target
+    return replace(target, username=camera.username, password=camera.password)
+
+
+def _open(
+    request: SourceRequest, camera: CameraUrl, *, tls_ca_file: Path | None, clock: Callable[[], float]
+) -> OpenStream | str:
+    """Open one URL, by each of its host's addresses until one answers. A redirect is given back, not followed."""
+    started_at = clock()
+    patience_s = _patience_s(camera, request.stall_timeout_s)
+    urls = _urls(camera, request.hosts)
+    options, format_name = _options(request, camera, patience_s=patience_s, tls_ca_file=tls_ca_file)
+    timeout = (request.stall_timeout_s, request.stall_timeout_s)
+    for url in urls:
+        tried_at = clock()
+        with redirects_refused() as redirect:
+            try:
+                container = av.open(url, "r", format=format_name, options=options, timeout=timeout)
+            except (av.FFmpegError, MemoryError) as exc:
+                if redirect.location is not None:
+                    return redirect.location
+                # Not chained: the original's text holds the password, and a traceback would print it.
+                failure = open_failed(
+                    exc,
+                    camera,
+                    took_s=clock() - tried_at,
+                    patience_s=patience_s,
+                    anonymous=not (camera.username or camera.password),
+                )
+                if failure.code not in _NEXT_ADDRESS or clock() - started_at > request.stall_timeout_s:
+                    raise failure from None
+            else:
+                return OpenStream(
+                    camera=camera, container=container, video=_find_video(container, camera), patience_s=patience_s
+                )
+    raise failure from None
+
+
+def _urls(camera: CameraUrl, hosts: HostPolicy) -> list[str]:
+    """What FFmpeg is to open: the file, or the camera by each of its addresses that is allowed.
+
+    By address, since FFmpeg's own look-up of a name may have another answer than the one that was checked. An rtsps
+    camera keeps its name, which TLS needs: a second answer costs it a handshake with a stranger, and no more.
+    """
+    if camera.path is not None:
+        with forbidding():
+            return [_regular_file(camera.path)]
+    addresses = _resolve(camera, hosts)
+    by_name = camera.scheme == "rtsps" or literal_address(camera.host) is not None
+    cameras = [camera] if by_name else [at_address(camera, address) for address in addresses[:_MAX_ADDRESSES]]
+    with forbidding():
+        return [with_credentials(each, each.username, each.password) for each in cameras]
 
 
 def _regular_file(path: Path) -> str:
@@ -99,12 +154,16 @@ def _patience_s(camera: CameraUrl, stall_timeout_s: float) -> float:
     return stall_timeout_s if camera.scheme == "rtsps" else stall_timeout_s / 2
 
 
-def _resolve(camera: CameraUrl) -> None:
-    # FFmpeg says "Input/output error" for an unknown name. The second look-up, its own, comes from the cache.
+def _resolve(camera: CameraUrl, hosts: HostPolicy) -> tuple[str, ...]:
+    with forbidding():
+        hosts.check(camera.host)
+    # Also because FFmpeg says "Input/output error" for an unknown name.
     try:
-        socket.getaddrinfo(camera.host, camera.port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(camera.host, camera.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
         raise resolve_failed(exc, camera) from None
+    with forbidding():
+        return hosts.permitted(camera.host, addresses_in(found))
 
 
 def _options(
