@@ -121,6 +121,14 @@ class NotReady(AppError):
     """What was asked for is not there yet; ask again shortly."""
 
 
+class PictureFailed(AppError):
+    """A frame could not be made a picture for want of memory, or by an error that the log tells."""
+
+
+class ResourceExhausted(AppError):
+    """The machine has no memory, descriptors or threads left for a request."""
+
+
 class TooManyRequests(AppError):
     """A bounded resource is in use by others; ask again shortly."""
 

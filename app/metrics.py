@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,12 +17,16 @@ from prometheus_client.registry import Collector
 
 from app.batching.batcher import BatcherStats
 from app.cameras.camera import Camera, CameraStatus
+from app.cameras.registry import Registry
 from app.cores import available_cores
+from app.logs import RepeatFilter
 from app.results.hub import ResultHub
 from app.service import Parts
 from app.types import EngineInfo, GpuSnapshot
 from app.watchdog import LoopStats
 
+logger = logging.getLogger("vidette.metrics")
+logger.addFilter(RepeatFilter())
 STATES = ("connecting", "running", "retrying", "disabled")
 BATCH_BOUNDS = (1, 2, 4, 8, 12, 16)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -33,25 +38,40 @@ class ServiceCollector(Collector):
     def __init__(self, parts: Callable[[], Parts | None], *, cores: int) -> None:
         self._parts = parts
         self._cores = cores
+        self._failed = 0
 
     def collect(self) -> Iterable[Metric]:
         parts = self._parts()
         if parts is None:
             return
         cameras: list[Camera[Any]] = parts.registry.cameras()
-        yield from _camera_metrics(cameras)
-        yield from _frame_metrics(cameras)
-        yield from _stage_metrics(parts.hub)
-        yield from _batch_metrics(parts.batcher.stats)
-        yield from _subscriber_metrics(parts.hub)
-        yield from _loop_metrics(parts.watchdog.stats)
-        yield from _gpu_metrics(parts.samples.gpus)
-        yield from _throttle_metrics(parts.samples.gpus)
-        yield from _capacity_metrics(parts.engine, parts.samples.decode_cores, self._cores)
-        engine = parts.engine
-        info = GaugeMetricFamily("vidette_model_info", "The loaded model.", labels=_INFO)
-        info.add_metric([engine.model, engine.sha256, engine.precision, engine.backend], 1)
-        yield info
+        groups: tuple[Callable[[], Iterable[Metric]], ...] = (
+            lambda: _camera_metrics(cameras),
+            lambda: _frame_metrics(cameras),
+            lambda: _reader_metrics(parts.registry),
+            lambda: _stage_metrics(parts.hub),
+            lambda: _batch_metrics(parts.batcher.stats),
+            lambda: _subscriber_metrics(parts.hub),
+            lambda: _loop_metrics(parts.watchdog.stats),
+            lambda: _gpu_metrics(parts.samples.gpus),
+            lambda: _throttle_metrics(parts.samples.gpus),
+            lambda: _capacity_metrics(parts.engine, parts.samples.decode_cores, self._cores),
+            lambda: _model_metrics(parts.engine),
+        )
+        for group in groups:
+            yield from self._read(group)
+        yield CounterMetricFamily(
+            "vidette_metrics_errors", "Groups of series that a scrape had to leave out.", value=self._failed
+        )
+
+    def _read(self, group: Callable[[], Iterable[Metric]]) -> list[Metric]:
+        """What cannot be read is left out; the rest of the scrape is whole."""
+        try:
+            return list(group())
+        except Exception as exc:
+            self._failed += 1
+            logger.error("some metrics cannot be read", exc_info=exc)
+            return []
 
 
 # Metric: (help, what it reads).
@@ -148,6 +168,20 @@ def _frame_metrics(cameras: Iterable[Camera[Any]]) -> Iterator[Metric]:
         buckets, total = lane.latency.cumulative()
         latency.add_metric([name], buckets, total)
     yield from (decoded, published, dropped, found, latency)
+
+
+def _reader_metrics(registry: Registry[Any]) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "vidette_camera_readers_ending",
+        "Threads of cameras that were told to end and have not.",
+        value=registry.readers_ending,
+    )
+
+
+def _model_metrics(engine: EngineInfo) -> Iterator[Metric]:
+    info = GaugeMetricFamily("vidette_model_info", "The loaded model.", labels=_INFO)
+    info.add_metric([engine.model, engine.sha256, engine.precision, engine.backend], 1)
+    yield info
 
 
 def _stage_metrics(hub: ResultHub[Any]) -> Iterator[Metric]:

@@ -242,8 +242,12 @@ class Service:
         """Measure what is used, once a second."""
         while True:
             await anyio.sleep(SAMPLE_S)
-            window = await meter.sample()
-            self.samples.decode_cores = window.decode_cores
+            try:
+                window = await meter.sample()
+            except Exception:  # a figure less is no reason to stop watching cameras
+                logger.exception("the load cannot be measured")
+            else:
+                self.samples.decode_cores = window.decode_cores
 
     def _show_gpus(self, gpus: tuple[GpuSnapshot, ...]) -> None:
         self.samples.gpus = gpus

@@ -21,7 +21,7 @@ async def list_cameras(parts: PartsDep) -> list[CameraView]:
     return [camera_view(camera) for camera in parts.registry.cameras()]
 
 
-@router.post("/cameras", status_code=201, responses=problems(409, 413, 422, 503))
+@router.post("/cameras", status_code=201, responses=problems(409, 413, 422, 429, 503))
 async def register(
     registration: CameraRegistration,
     service: ServiceDep,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from typing import Any
@@ -15,6 +16,7 @@ from app import errors
 from app.settings import field_errors
 
 logger = logging.getLogger("vidette.api")
+_NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EAGAIN})
 MEDIA_TYPE = "application/problem+json"
 
 STATUS: dict[type[errors.AppError], tuple[int, str]] = {
@@ -26,6 +28,8 @@ STATUS: dict[type[errors.AppError], tuple[int, str]] = {
     errors.OverCapacity: (409, "over_capacity"),
     errors.TooManyRequests: (429, "too_many_requests"),
     errors.NotReady: (503, "not_ready"),
+    errors.PictureFailed: (503, "picture_failed"),
+    errors.ResourceExhausted: (503, "resource_exhausted"),
     errors.StoreError: (503, "storage_unavailable"),
 }
 TITLES = {
@@ -59,6 +63,13 @@ def invalid(fields: list[tuple[str, str]]) -> Response:
     return problem(422, "invalid_request", detail, errors=listed)
 
 
+def exhausted(exc: Exception) -> bool:
+    """Whether a request failed for want of memory, file descriptors, threads or disk: not its fault, nor a bug."""
+    if isinstance(exc, RuntimeError):
+        return "can't start new thread" in str(exc)
+    return isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno in _NO_RESOURCES)
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of the application with a problem document."""
 
@@ -84,10 +95,14 @@ def install(app: FastAPI) -> None:
         return response
 
     async def unforeseen(request: Request, exc: Exception) -> Response:
+        if exhausted(exc):
+            return await app_error(request, errors.ResourceExhausted("no memory, descriptors or threads are left now"))
         logger.error("%s %s failed", request.method, request.url.path, exc_info=exc)
         return problem(500, "internal", "the request failed for a reason nobody foresaw; the log has the details")
 
     app.add_exception_handler(errors.AppError, app_error)
+    for kind in (MemoryError, OSError, RuntimeError):  # handled inside the middleware, so that the log stays quiet
+        app.add_exception_handler(kind, unforeseen)
     app.add_exception_handler(RequestValidationError, validation_error)
     app.add_exception_handler(ValidationError, validation_error)
     app.add_exception_handler(HTTPException, http_error)

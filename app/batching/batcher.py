@@ -181,7 +181,10 @@ class Batcher(Generic[S]):
         found: list[Detections] | None = None
         try:
             min_scores = [lane.settings.min_score for lane in batch.lanes]
-            found = await self._detector.detect(batch.frames, min_scores=min_scores)
+            results = await self._detector.detect(batch.frames, min_scores=min_scores)
+            if len(results) != len(batch):
+                raise EngineError(f"the detector gave {len(results)} results for {len(batch)} frames")
+            found = results
         except DeviceLost:
             raise
         except EngineError as exc:
@@ -198,6 +201,6 @@ class Batcher(Generic[S]):
     def _give_up(self, batch: Batch[S]) -> None:
         self._failed += 1
         for frame, lane in zip(batch.frames, batch.lanes, strict=True):
-            frame.surface.release()
             lane.ledger.dropped("infer_failed")
             self._sink.failed(lane, frame.seq)
+            frame.surface.release()

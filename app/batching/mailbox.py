@@ -143,5 +143,5 @@ class Mailbox(Generic[S]):
 
     @staticmethod
     def _drop(frame: Frame[S], lane: Lane, reason: DropReason) -> None:
-        frame.surface.release()
         lane.ledger.dropped(reason)
+        frame.surface.release()

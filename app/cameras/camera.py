@@ -17,8 +17,11 @@ from app.cameras.motion import MotionState
 from app.cameras.reader import Mailslot, Reader, ReaderReport, State
 from app.cameras.settings import CameraSettings
 from app.cameras.source import FrameSource, SourceRequest
-from app.errors import SourceError
+from app.errors import SourceError, SourceErrorCode
 from app.types import S, StreamInfo
+
+MAX_ENDING = 4
+AGAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,8 @@ class Camera(Generic[S]):
     """Event loop only; its reader's thread reaches it through `call_soon_threadsafe` alone.
 
     A change of URL, credentials or transport gets a new reader at once; the old one is told to stop and ends by
-    itself, counted in `ending`, so a camera that hangs in a read cannot hold up its own repair.
+    itself, counted in `ending`, so a camera that hangs in a read cannot hold up its own repair. With
+    `MAX_ENDING` of them that do not end, the camera waits until one has.
     """
 
     def __init__(self, settings: CameraSettings, context: CameraContext[S], *, loop: asyncio.AbstractEventLoop) -> None:
@@ -79,6 +83,7 @@ class Camera(Generic[S]):
         self._loop = loop
         self._reader: Reader[S] | None = None
         self._report = ReaderReport(state="disabled", since_utc=time.time())
+        self._again: asyncio.TimerHandle | None = None  # a reader could not be started
         self._restarts: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -120,6 +125,11 @@ class Camera(Generic[S]):
         return reader.info if reader is not None else None
 
     @property
+    def readers_ending(self) -> int:
+        """Threads that were told to end and have not. Any thread."""
+        return len(self.ending) - (self._reader is not None)
+
+    @property
     def status(self) -> CameraStatus:
         now = time.monotonic()
         # Metrics read this in a worker thread: each field once, so that it cannot change between two looks.
@@ -141,6 +151,10 @@ class Camera(Generic[S]):
         )
 
     def _read(self) -> None:
+        self._again = None
+        if len(self.ending) >= MAX_ENDING:
+            self._cannot_read(f"{len(self.ending)} earlier connections of this camera have not ended yet")
+            return
         reader: Reader[S] = Reader(
             self._context.request(self.settings),
             lane=self.lane,
@@ -155,9 +169,25 @@ class Camera(Generic[S]):
         self.ended.clear()
         # Told here and not only by the thread, so that whoever asked for it never reads the state before.
         self._tell(ReaderReport(state="connecting", since_utc=time.time()))
-        reader.start()
+        try:
+            reader.start()
+        except RuntimeError:  # Python's word for a thread that the system refuses
+            self._reader = None
+            self._on_end(reader)
+            self._cannot_read("the system has no thread left for this camera")
+
+    def _cannot_read(self, why: str) -> None:
+        error = SourceError(SourceErrorCode.RESOURCE_EXHAUSTED, f"{why}; trying again in {AGAIN_S:g} s")
+        self._restarts[error.code.value] += 1
+        self._again = self._loop.call_later(AGAIN_S, self._read)
+        self._tell(
+            ReaderReport(state="retrying", since_utc=time.time(), error=error, retry_at=time.monotonic() + AGAIN_S)
+        )
 
     def _stop_reading(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         if self._reader is not None:
             self._reader.stop()
             self._reader = None
@@ -184,6 +214,9 @@ class Camera(Generic[S]):
         self.ending.discard(reader)
         if not self.ending:
             self.ended.set()
+        if self._again is not None:
+            self._again.cancel()
+            self._read()
 
     def _tell(self, report: ReaderReport) -> None:
         self._report = report

@@ -6,7 +6,9 @@ import threading
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-DropReason: TypeAlias = Literal["rate_limit", "still", "degraded", "replaced", "stale", "infer_failed", "shutdown"]
+DropReason: TypeAlias = Literal[
+    "rate_limit", "still", "degraded", "replaced", "stale", "infer_failed", "publish_failed", "shutdown"
+]
 DROP_REASONS: tuple[DropReason, ...] = get_args(DropReason)
 
 

@@ -11,6 +11,7 @@ from typing import Generic, Literal, Protocol, TypeAlias
 from app.cameras.backoff import Backoff
 from app.cameras.gate import RateGate
 from app.cameras.lane import Lane
+from app.cameras.ledger import DropReason
 from app.cameras.motion import MotionGate, MotionState
 from app.cameras.settings import MotionSettings
 from app.cameras.source import FrameSource, SourceRequest
@@ -148,6 +149,9 @@ class Reader(Generic[S]):
             self._log.error("%s", exc)
             self._mailbox.device_lost(exc)
             return SourceError(SourceErrorCode.INTERNAL, "the device was lost"), self._backoff.longest()
+        except MemoryError:
+            error = SourceError(SourceErrorCode.RESOURCE_EXHAUSTED, "no memory was left for the camera's video")
+            return error, self._delay(error, 0.0 if running_at is None else self._clock() - running_at)
         except Exception as exc:  # a supervisor's catch: no camera may end with a thread that died silently
             self._log.exception("an unexpected error ended the connection")
             message = f"an unexpected {type(exc).__name__} ended the connection; the log has the details"
@@ -173,19 +177,19 @@ class Reader(Generic[S]):
         lane.cpu_s += spent_s - self._spent_s
         self._spent_s = spent_s
         at_s = frame.pts_s if frame.pts_s is not None else times.arrived_at
-        if not self._gate.admits(at_s, settings.max_fps):
-            frame.surface.release()
-            lane.ledger.dropped("rate_limit")
-            return
         try:
-            wanted = self._shows_news(frame, settings.motion)
+            unwanted: DropReason | None = None
+            if not self._gate.admits(at_s, settings.max_fps):
+                unwanted = "rate_limit"
+            elif not self._shows_news(frame, settings.motion):
+                unwanted = "still"
         except BaseException:  # a lost device, say: the connection ends, and this frame with it
-            frame.surface.release()
             lane.ledger.dropped("shutdown")
-            raise
-        if not wanted:
             frame.surface.release()
-            lane.ledger.dropped("still")
+            raise
+        if unwanted is not None:
+            lane.ledger.dropped(unwanted)
+            frame.surface.release()
             return
         numbered = Frame(camera_id=lane.camera_id, seq=seq, pts_s=frame.pts_s, times=times, surface=frame.surface)
         self._mailbox.offer(lane, numbered, self._clock())

@@ -26,7 +26,7 @@ from app.cameras.settings import CameraRegistration, CameraSettings
 from app.cameras.source import FrameSource, SourceRequest, UnreadableSource
 from app.cameras.store import CameraStore
 from app.cameras.urls import check_credentials
-from app.errors import CameraDeclared, CameraExists, CameraNotFound, NotReady
+from app.errors import CameraDeclared, CameraExists, CameraNotFound, NotReady, TooManyRequests
 from app.logs import forget_secret, register_secret
 from app.settings import Settings
 from app.types import S
@@ -35,6 +35,8 @@ logger = logging.getLogger("vidette.cameras")
 STOP_S = 3.0
 # Raises `OverCapacity` when one more camera would not be served.
 Admit: TypeAlias = Callable[[], None]
+# Threads of removed cameras that hang in a read: with more of them nobody may register another camera.
+MAX_LEAVING = 256
 
 
 class Registry(Generic[S]):
@@ -83,6 +85,11 @@ class Registry(Generic[S]):
         except KeyError:
             raise CameraNotFound(camera_id) from None
 
+    @property
+    def readers_ending(self) -> int:
+        """Threads of cameras, here or removed, that were told to end and have not. Any thread."""
+        return sum(max(0, camera.readers_ending) for camera in (*self.cameras(), *list(self._leaving)))
+
     # Changing
 
     async def load(self) -> None:
@@ -110,6 +117,8 @@ class Registry(Generic[S]):
         async with self._changing:
             if registration.id is not None and registration.id in self._cameras:
                 raise CameraExists(registration.id)
+            if sum(camera.readers_ending for camera in self._leaving) >= MAX_LEAVING:
+                raise TooManyRequests(f"{MAX_LEAVING} connections of removed cameras have not ended yet")
             if admit is not None and registration.enabled:
                 admit()
             settings = await self._stored(registration.model_dump(exclude_unset=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from app.batching.mailbox import Batch
 from app.cameras.lane import Lane
 from app.cameras.meters import Histogram
 from app.errors import TooManyRequests
+from app.logs import RepeatFilter
 from app.nvtx import stage
 from app.results.delivery import Delivery
 from app.results.history import History
@@ -26,6 +28,8 @@ from app.results.topic import Topic
 from app.results.wire import Message, Result, camera_message
 from app.types import Detections, Frame, S
 
+logger = logging.getLogger("vidette.hub")
+logger.addFilter(RepeatFilter())
 STAGES = ("decode", "queue", "preprocess", "infer", "postprocess", "publish")
 STAGE_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 MAX_SUBSCRIBERS = 4096
@@ -69,6 +73,7 @@ class ResultHub(Generic[S]):
         self._clock = clock
         self._orders: dict[Lane, InOrder[tuple[Detections, Batch[S]]]] = {}
         self.delivery = Delivery(clock=clock)
+        self._failed = 0  # messages that could not be written
         self._topics: dict[Interest, Topic[Subscription]] = {}
         self._subscriptions: dict[Subscription, None] = {}
 
@@ -77,7 +82,7 @@ class ResultHub(Generic[S]):
         return HubStats(
             subscribers=len(self._subscriptions),
             messages_sent=self.delivery.sent,
-            messages_dropped={"slow_consumer": self.delivery.dropped},
+            messages_dropped={"slow_consumer": self.delivery.dropped, "failed": self._failed},
             closed=dict(self.delivery.closed),
         )
 
@@ -112,25 +117,43 @@ class ResultHub(Generic[S]):
             del self._orders[lane]
 
     def _publish(self, lane: Lane, found: Detections, batch: Batch[S]) -> None:
+        """Count, keep and hand out one result. Its error is its own: the others of its batch come out all the same."""
         now = self._clock()
-        found = _of_classes(found, lane.settings.class_ids)
-        result = Result(
-            found,
+        try:
+            result = self._result(lane, found, batch, now)
+            labels = [self._classes[class_id] for class_id in result.detections.class_ids.tolist()]
+        except Exception as exc:
+            logger.error("a result of camera %s cannot be published", lane.camera_id, exc_info=exc)
+            lane.ledger.dropped("publish_failed")
+            return
+        lane.ledger.published()
+        try:
+            self.history.add(result)
+            lane.inferred_rate.mark(now)
+            lane.found.update(labels)
+            for topic in self._topics.values():
+                self._publish_in(topic, result)
+            self._measure(lane, found, batch, now)
+        except Exception as exc:
+            logger.error("a result of camera %s cannot be shown everywhere", lane.camera_id, exc_info=exc)
+
+    def _result(self, lane: Lane, found: Detections, batch: Batch[S], now: float) -> Result:
+        return Result(
+            _of_classes(found, lane.settings.class_ids),
             classes=self._classes,
             model=self._model,
             batch_size=len(batch),
             formed_at=batch.formed_at,
             published_at=now,
         )
-        self.history.add(result)
-        lane.ledger.published()
-        lane.inferred_rate.mark(now)
-        for class_id in found.class_ids.tolist():
-            lane.found[self._classes[class_id]] += 1
-        for topic in self._topics.values():
+
+    def _publish_in(self, topic: Topic[Subscription], result: Result) -> None:
+        try:
             if topic.publish(result):
                 self.delivery.mark(topic)
-        self._measure(lane, found, batch, now)
+        except Exception as exc:  # a message that cannot be written is one message less
+            self._failed += len(topic.members)
+            logger.error("a result of camera %s cannot be sent", result.camera_id, exc_info=exc)
 
     def _measure(self, lane: Lane, found: Detections, batch: Batch[S], published_at: float) -> None:
         times, stages = found.times, found.stages
@@ -196,8 +219,15 @@ class ResultHub(Generic[S]):
     def camera_changed(self, message: dict[str, Any]) -> None:
         """Tell every subscriber of a camera's new state."""
         for topic in self._topics.values():
+            self._tell_in(topic, message)
+
+    def _tell_in(self, topic: Topic[Subscription], message: dict[str, Any]) -> None:
+        try:
             if topic.tell(message):
                 self.delivery.mark(topic)
+        except Exception as exc:
+            self._failed += len(topic.members)
+            logger.error("a change of camera %s cannot be sent", message["camera_id"], exc_info=exc)
 
     # The registry's side
 

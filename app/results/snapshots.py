@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic
 
-from app.errors import NotReady
+from app.errors import NotReady, PictureFailed
 from app.types import Detections, Frame, S
+
+logger = logging.getLogger("vidette.hub")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,7 @@ class Snapshots(Generic[S]):
             older[0].surface.release()
 
     async def jpeg(self, camera_id: str, *, overlay: bool = True, quality: int = 85) -> Snapshot:
-        """The newest frame as JPEG, with boxes when `overlay`. Raises `NotReady` when there is no frame yet."""
+        """The newest frame as JPEG, with boxes when `overlay`. Raises `NotReady` without a frame, `PictureFailed`."""
         lock = self._busy.setdefault(camera_id, asyncio.Lock())
         async with lock:
             if camera_id not in self._kept:
@@ -56,6 +59,11 @@ class Snapshots(Generic[S]):
             frame, found = self._kept.pop(camera_id)
             try:
                 data = await asyncio.to_thread(self._encode, frame, found, overlay, quality)
+            except MemoryError:
+                raise PictureFailed(f"no memory was left for the picture of camera {camera_id!r}") from None
+            except Exception as exc:
+                logger.exception("the picture of camera %s cannot be made", camera_id)
+                raise PictureFailed(f"the picture of camera {camera_id!r} cannot be made; the log says why") from exc
             finally:
                 self._put_back(camera_id, frame, found)
         return Snapshot(jpeg=data, seq=frame.seq, captured_utc=frame.times.captured_utc)

@@ -156,6 +156,19 @@ GPU = row(
 CLIENTS = row(
     "Clients",
     Panel(
+        title="Event loop",
+        description="How long the event loop lets others wait, and how often it stood still for over a second. Every"
+        " answer and every result passes through it.",
+        unit="s",
+        queries=[
+            Query(expr=f"vidette_event_loop_lag_seconds{{{SERVICE}}}", legend="{{instance}} lag"),
+            Query(
+                expr=f"increase(vidette_event_loop_stalls_total{{{SERVICE}}}[$__rate_interval])",
+                legend="{{instance}} stalls",
+            ),
+        ],
+    ),
+    Panel(
         title="WebSocket clients",
         description="Clients that are connected now.",
         unit="short",

@@ -85,7 +85,8 @@ def drops(where: str) -> Panel:
     return Panel(
         title="Drops by reason",
         description="rate_limit (max_fps) and still (motion gate) are asked for; degraded, replaced and stale mean"
-        " that inference does not keep up; infer_failed is an error; shutdown ends what was under way when a camera"
+        " that inference does not keep up; infer_failed and publish_failed are errors; shutdown ends what was under way"
+        " when a camera"
         " was removed.",
         unit="suffix: fps",
         stack=True,

@@ -149,6 +149,7 @@ async def test_a_running_camera_s_status_is_complete(shared: RunningApp) -> None
         "replaced",
         "stale",
         "infer_failed",
+        "publish_failed",
         "shutdown",
     }
     assert frames["decoded"] == frames["published"] + sum(frames["dropped"].values()) + frames["in_flight"]

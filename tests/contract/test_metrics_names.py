@@ -34,6 +34,8 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "vidette_decode_cores_busy": ("gauge", set()),
     "vidette_cores": ("gauge", set()),
     "vidette_model_info": ("gauge", {"model", "sha256", "precision", "backend"}),
+    "vidette_camera_readers_ending": ("gauge", set()),
+    "vidette_metrics_errors_total": ("counter", set()),
     "vidette_event_loop_stalls_total": ("counter", set()),
     "vidette_event_loop_lag_seconds": ("gauge", set()),
     "vidette_ws_clients": ("gauge", set()),
@@ -92,6 +94,7 @@ async def test_labels_take_the_values_of_the_contract(shared: RunningApp) -> Non
         "replaced",
         "stale",
         "infer_failed",
+        "publish_failed",
         "shutdown",
     }
     assert values(found["vidette_stage_duration_seconds"], "stage") == {
@@ -103,7 +106,7 @@ async def test_labels_take_the_values_of_the_contract(shared: RunningApp) -> Non
         "publish",
     }
     assert values(found["vidette_batch_close_total"], "reason") == {"full", "context_free", "delay", "drain"}
-    assert values(found["vidette_ws_messages_dropped_total"], "reason") == {"slow_consumer"}
+    assert values(found["vidette_ws_messages_dropped_total"], "reason") == {"slow_consumer", "failed"}
 
 
 @on_shared

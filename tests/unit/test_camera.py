@@ -14,7 +14,7 @@ from app.backends.synthetic.source import SyntheticSurface
 from app.batching.mailbox import Mailbox
 from app.batching.policy import BatchPolicy
 from app.cameras.backoff import Backoff
-from app.cameras.camera import Camera
+from app.cameras.camera import MAX_ENDING, Camera
 from app.cameras.lane import LaneSettings
 from app.cameras.settings import CameraSettings, free_id, slug
 from app.cameras.source import SourceRequest
@@ -210,6 +210,66 @@ async def test_a_reader_that_hangs_does_not_hold_up_its_repair() -> None:
         assert c.lane.counts().decoded == decoded
         assert not c.ended.is_set()
     assert not c.ending
+
+
+async def test_readers_that_never_end_are_few_and_the_camera_waits_for_one_of_them() -> None:
+    let_go = threading.Event()
+    hanging: list[Step] = [make_source_frame(), let_go]
+
+    def make(steps: Sequence[Step], request: SourceRequest) -> ScriptedSource:
+        return StubbornSource(steps, request) if steps is hanging else ScriptedSource(steps, request)
+
+    surroundings = Surroundings([*[hanging] * MAX_ENDING, LIVE], make)
+    async with camera(surroundings) as c:
+        for number in range(MAX_ENDING - 1):
+            await wait_until(lambda: c.status.state == "running", what=f"connection {number} runs")
+            c.restart()
+        await is_in(c, "running")
+        assert c.readers_ending == MAX_ENDING - 1
+        for _ in range(10):
+            c.restart()
+        assert c.status.state == "retrying"
+        assert c.status.error is not None
+        assert c.status.error.code is SourceErrorCode.RESOURCE_EXHAUSTED
+        assert "4 earlier connections of this camera have not ended yet" in c.status.error.message
+        assert (len(surroundings.sources), c.readers_ending) == (MAX_ENDING, MAX_ENDING)
+        let_go.set()
+        await wait_until(lambda: len(surroundings.sources) == MAX_ENDING + 1, what="it reads again, at once")
+        await is_in(c, "running")
+
+
+async def test_a_camera_that_waits_for_a_thread_forgets_it_when_it_is_stopped() -> None:
+    let_go = threading.Event()
+    surroundings = Surroundings([[make_source_frame(), let_go]], StubbornSource)
+    async with camera(surroundings) as c:
+        for _ in range(MAX_ENDING):
+            await wait_until(lambda: c.status.state == "running")
+            c.restart()
+        assert c.status.state == "retrying"
+        c.apply(settings(enabled=False))
+        let_go.set()
+        await asyncio.wait_for(c.ended.wait(), 10)
+        assert (c.status.state, len(surroundings.sources)) == ("disabled", MAX_ENDING)
+
+
+async def test_a_thread_that_the_system_refuses_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cameras.camera.AGAIN_S", 0.01)
+    refusals = iter([RuntimeError("can't start new thread")])
+    whole = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name.startswith("camera:") and (refusal := next(refusals, None)):
+            raise refusal
+        whole(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    async with camera(Surroundings([LIVE])) as c:
+        assert c.status.state == "retrying"
+        assert c.status.error is not None
+        assert c.status.error.code is SourceErrorCode.RESOURCE_EXHAUSTED
+        assert c.status.error.message == "the system has no thread left for this camera; trying again in 0.01 s"
+        await is_in(c, "running")
+        assert c.status.restarts == {"resource_exhausted": 1}
 
 
 @pytest.mark.parametrize(

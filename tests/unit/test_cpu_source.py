@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 import os
 import resource
 import socket
@@ -11,10 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import pytest
 
+from app.backends.ffmpeg.decoder import FrameDecoder
 from app.backends.ffmpeg.faults import open_failed, read_failed, resolve_failed
 from app.backends.ffmpeg.source import PyavSource
 from app.backends.ffmpeg.surface import HostSurface
@@ -512,3 +516,57 @@ def test_a_file_whose_video_is_damaged_is_told_as_such(make_source: MakeSource, 
     assert numbers == []
     assert error.code is SourceErrorCode.DECODE_FAILED
     assert source.stats.undecodable > 0
+
+
+class StubbornContext:
+    """A codec context that answers each packet as the test says, in turn, and the last way for ever."""
+
+    def __init__(self, *answers: Exception | list[av.VideoFrame], size: tuple[int, int] = (64, 48)) -> None:
+        self.answers = list(answers)
+        self.options: dict[str, str] = {}
+        self.width, self.height = size
+        self.framerate = None
+        self.codec = av.Codec("h264", "r")
+
+    def decode(self, packet: object) -> list[av.VideoFrame]:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def decode_with(context: StubbornContext, packets: int) -> FrameDecoder:
+    video: Any = SimpleNamespace(codec_context=context, time_base=None)
+    packet: Any = av.Packet(0)
+    decoder = FrameDecoder(video, log=logging.getLogger("test"))
+    for _ in range(packets):
+        decoder.decode(packet, alone=False)
+    return decoder
+
+
+def test_a_picture_for_which_there_is_no_memory_is_left_out_and_counted() -> None:
+    now_and_then: list[Any] = [MemoryError(), []] * 50
+    assert decode_with(StubbornContext(*now_and_then), 100).undecodable == 50
+
+
+def test_a_lack_of_memory_that_lasts_ends_the_connection_with_its_code() -> None:
+    with pytest.raises(SourceError, match="the decoder found no memory left") as caught:
+        decode_with(StubbornContext(MemoryError()), 1000)
+    assert caught.value.code is SourceErrorCode.RESOURCE_EXHAUSTED
+
+
+def test_a_stream_that_announces_absurd_sizes_is_refused_with_a_sentence() -> None:
+    refused = StubbornContext(raised(av.error.InvalidDataError), size=(16384, 16384))
+    with pytest.raises(SourceError, match=r"announces pictures of 16384x16384; at most 35\.7 million pixels") as caught:
+        decode_with(refused, 1)
+    assert caught.value.code is SourceErrorCode.UNSUPPORTED_CODEC
+
+
+def test_ffmpeg_itself_reserves_no_memory_for_such_pictures(
+    make_source: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.backends.ffmpeg.decoder.MAX_PIXELS", 100 * 100)
+    write_test_clip(tmp_path / "clip.mp4", fps=FPS, gop=GOP, seconds=0.5)
+    _, frames, error = play(make_source("file:clip.mp4"))
+    assert frames == []
+    assert (error.code, "320x240" in error.message) == (SourceErrorCode.UNSUPPORTED_CODEC, True)

@@ -38,6 +38,8 @@ NOT_SHOWN = {
     "process_virtual_memory_bytes": "address space says nothing: libraries reserve what they never use",
     "python_gc_objects_collected_total": "the collections themselves are what costs time",
     "python_gc_objects_uncollectable_total": "Python has collected all cycles since 3.4",
+    "vidette_camera_readers_ending": "an alert reads it, and it is nearly always nought",
+    "vidette_metrics_errors_total": "a bug, which the log tells",
     "python_info": "GET /api/v1/system says it",
 }
 RECORDED = {rule["record"] for rule in load_rules("recording.yml")}

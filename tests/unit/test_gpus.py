@@ -72,11 +72,13 @@ async def test_a_reading_that_hangs_is_shown_no_more_until_it_comes(
         await wait_until(lambda: (make_gpu(),) in shown)
 
 
-async def test_a_reading_that_fails_ends_the_readings_and_nothing_else(
-    driver: Driver, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_reading_that_fails_is_told_and_tried_again(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
     driver.results.put(RuntimeError("no such sensor"))
+    driver.results.put((make_gpu(),))
     shown: list[tuple[GpuSnapshot, ...]] = []
-    await watch_gpus(driver.read, shown.append, 0.001, 30)
-    assert shown == [()]
-    assert caplog.messages == ["the GPU's load cannot be read; it is shown no more"]
+    task = asyncio.create_task(watch_gpus(driver.read, shown.append, 0.001, 30, 0.001))
+    await wait_until(lambda: len(shown) == 2)
+    assert shown == [(), (make_gpu(),)]
+    assert caplog.messages == ["the GPU's load cannot be read; it is shown no more until it can"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -38,7 +38,8 @@ def test_frames_are_numbered_from_one() -> None:
 
 
 def test_every_reason_of_the_contract_is_counted_from_zero() -> None:
-    assert DROP_REASONS == ("rate_limit", "still", "degraded", "replaced", "stale", "infer_failed", "shutdown")
+    reasons = ("rate_limit", "still", "degraded", "replaced", "stale", "infer_failed", "publish_failed", "shutdown")
+    assert reasons == DROP_REASONS
     assert Ledger().counts().dropped == dict.fromkeys(DROP_REASONS, 0)
 
 

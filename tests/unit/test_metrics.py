@@ -54,7 +54,7 @@ async def test_readings_that_fail_are_logged_and_the_service_goes_on(
             raise RuntimeError("no such sensor")
 
     async with running_service(data_dir, Broken()) as service:
-        await wait_until(lambda: "the GPU's load cannot be read; it is shown no more" in caplog.text)
+        await wait_until(lambda: "the GPU's load cannot be read; it is shown no more until it can" in caplog.text)
         assert service.samples.gpus == ()
         assert service.state == "ready"
 

@@ -20,6 +20,11 @@ from app.types import S, SourceFrame, StreamInfo
 
 Log: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 _HIGHEST_PLAUSIBLE_FPS = 240.0
+# The largest picture that any level of H.264 allows (6.2: 139,264 macroblocks); 8K is a little smaller. A header of a
+# few bytes may announce 64 times as much, which FFmpeg would reserve at once.
+MAX_PIXELS = 139_264 * 256
+# Pictures in a row for which there was no memory, until the camera is given up for a while: a second's worth.
+_MEMORY_PATIENCE = 25
 
 
 class PacketDecoder(Protocol[S]):
@@ -74,9 +79,11 @@ class FrameDecoder:
         context.thread_count = 1
         # Each frame brings back the `Arrival` of the packet that carried it, whatever the decoder reorders.
         context.copy_opaque = True
+        context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
         self.info: StreamInfo | None = None
         self.undecodable = 0
         self.corrupt_frames = 0
+        self._without_memory = 0
         self._context = context
         self._dating = Dating(float(video.time_base or 0))
         self._log = log
@@ -106,14 +113,35 @@ class FrameDecoder:
 
     def _pictures(self, packet: VideoPacket | None) -> list[VideoFrame]:
         try:
-            return self._context.decode(packet)
+            pictures = self._context.decode(packet)
+            self._without_memory = 0
+            return pictures
         except (av.error.MemoryError, MemoryError):
-            raise SourceError(SourceErrorCode.RESOURCE_EXHAUSTED, "the decoder found no memory left") from None
+            return self._no_memory()
         except av.FFmpegError as exc:
+            self._check_size()
             # A lossy link breaks pictures all the time; the reader gives up when no good one comes any more.
             self.undecodable += 1
             self._log.warning("a packet could not be decoded: %s", exc.strerror)
             return []
+
+    def _no_memory(self) -> list[VideoFrame]:
+        """One picture less is better than a camera less, unless it goes on like that."""
+        self.undecodable += 1
+        self._without_memory += 1
+        if self._without_memory >= _MEMORY_PATIENCE:
+            raise SourceError(SourceErrorCode.RESOURCE_EXHAUSTED, "the decoder found no memory left")
+        self._log.warning("a packet could not be decoded: there is no memory left")
+        return []
+
+    def _check_size(self) -> None:
+        width, height = self._context.width, self._context.height
+        if width * height > MAX_PIXELS:
+            raise SourceError(
+                SourceErrorCode.UNSUPPORTED_CODEC,
+                f"the camera announces pictures of {width}x{height}; at most {MAX_PIXELS / 1e6:.1f} million pixels are "
+                "decoded",
+            )
 
     def _drain(self) -> list[VideoFrame]:
         try:
