@@ -134,11 +134,25 @@ class TooManyRequests(AppError):
 
 
 class Forbidden(AppError):
-    """The request comes from a place that may not make it."""
+    """Whoever asks, or the place that the request comes from, may not do this."""
 
 
 class Unauthorized(AppError):
     """The request carries no token, or a wrong one."""
+
+
+class TooManyFailures(TooManyRequests):
+    """One client showed too many wrong tokens; another wrong one is looked at in `wait_s` seconds."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__("too many wrong tokens came from this address; a good one is still let in")
+        self.wait_s = wait_s
+
+
+class TokenNotFound(AppError):
+    def __init__(self, token_id: str) -> None:
+        super().__init__(f"there is no token {token_id!r}; `vidette token list` shows those there are")
+        self.token_id = token_id
 
 
 @contextmanager

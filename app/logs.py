@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
 
+from app.auth.tokens import without_secrets
 from app.cameras.urls import Redactor
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class _StderrHandler(_TextStreamHandler):
 
 
 def _message(record: logging.LogRecord) -> str:
-    return _secrets.redact(record.getMessage())
+    return _redacted(record.getMessage())
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str | None:
@@ -154,7 +155,11 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str | Non
         parts.append(formatter.formatException(record.exc_info))
     if record.stack_info:
         parts.append(record.stack_info)
-    return _secrets.redact("\n".join(parts)) if parts else None
+    return _redacted("\n".join(parts)) if parts else None
+
+
+def _redacted(text: str) -> str:
+    return without_secrets(_secrets.redact(text))
 
 
 def _camera(record: logging.LogRecord) -> str | None:

@@ -15,6 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from app.auth.failures import FailureLimit
 from app.batching.batcher import BatcherStats
 from app.cameras.camera import Camera, CameraStatus
 from app.cameras.registry import Registry
@@ -35,8 +36,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class ServiceCollector(Collector):
     """Turns the running service's snapshots into metric families; yields nothing while there is no service."""
 
-    def __init__(self, parts: Callable[[], Parts | None], *, cores: int) -> None:
+    def __init__(self, parts: Callable[[], Parts | None], failures: FailureLimit, *, cores: int) -> None:
         self._parts = parts
+        self._failures = failures
         self._cores = cores
         self._failed = 0
 
@@ -44,6 +46,7 @@ class ServiceCollector(Collector):
         parts = self._parts()
         if parts is None:
             return
+        yield _failure_metrics(self._failures)
         cameras: list[Camera[Any]] = parts.registry.cameras()
         groups: tuple[Callable[[], Iterable[Metric]], ...] = (
             lambda: _camera_metrics(cameras),
@@ -92,17 +95,26 @@ _INFO = ["model", "sha256", "precision", "backend"]
 class Metrics:
     """One application's metrics; a registry of its own, so that two applications in a process do not collide."""
 
-    def __init__(self, parts: Callable[[], Parts | None]) -> None:
+    def __init__(self, parts: Callable[[], Parts | None], failures: FailureLimit) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         # Counted once: it reads the cgroup's file, and a scrape does no I/O of its own.
-        self._registry.register(ServiceCollector(parts, cores=available_cores()))
+        self._registry.register(ServiceCollector(parts, failures, cores=available_cores()))
 
     def text(self) -> bytes:
         """The exposition. The process's own figures are read from /proc: call it from a worker thread."""
         return generate_latest(self._registry)
+
+
+def _failure_metrics(failures: FailureLimit) -> Metric:
+    family = CounterMetricFamily(
+        "vidette_auth_failures", "Requests and WebSockets without a good token, by reason.", labels=["reason"]
+    )
+    for reason, count in failures.counts.items():
+        family.add_metric([reason], count)
+    return family
 
 
 def _camera_metrics(cameras: Iterable[Camera[Any]]) -> Iterator[Metric]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -10,9 +11,11 @@ from collections.abc import Generator
 import uvicorn
 from fastapi import FastAPI
 
+from app.api.hosts import is_loopback
 from app.errors import ConfigError
 from app.service import Service
-from app.settings import ServerSettings
+from app.settings import AuthSettings, ServerSettings
+from app.tls import Certificate
 from app.websocket import StreamProtocol
 
 
@@ -22,9 +25,11 @@ class Server(uvicorn.Server):
     Uvicorn raises a caught SIGTERM again after it has stopped, which ends the process before its exit code is chosen.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, certificate: Certificate | None) -> None:
         super().__init__(config)
         self._service = service
+        self._certificate = certificate
+        self._renewing: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -35,19 +40,36 @@ class Server(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._certificate is not None:
+            self._renewing = asyncio.create_task(self._certificate.watch(), name="certificate")
+        await super().startup(sockets)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
         await self._service.stop()
         await super().shutdown(sockets)
 
 
-def listen(settings: ServerSettings) -> socket.socket:
-    """Bind the port before anything else is started. Raises `ConfigError` with a sentence when it cannot be had."""
+def listen(settings: ServerSettings, auth: AuthSettings) -> socket.socket:
+    """Bind the port before anything else is started.
+
+    Raises `ConfigError` with a sentence when it cannot be had, or when others than this machine's users would reach an
+    API without tokens and nobody has said that they may.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
     except OSError as exc:
         raise ConfigError(f"server.host: {settings.host!r} is not an address of this machine: {exc.strerror}") from None
+    if auth.mode == "none" and not auth.explicit and not is_loopback(str(address[0])):
+        raise ConfigError(
+            f"server.host: {settings.host} can be reached from other machines, and nothing asks for a token; "
+            "set auth.mode to token, or to none if everybody who reaches the port may see and change cameras"
+        )
     # asyncio switches Nagle's 40 ms delay off only for sockets that name their protocol.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -62,6 +84,11 @@ def listen(settings: ServerSettings) -> socket.socket:
 
 
 def make_server(app: FastAPI, service: Service) -> Server:
+    """Raises `ConfigError` when the certificate's files cannot be used."""
+    files = service.settings.server
+    certificate = None
+    if files.tls_cert_file is not None and files.tls_key_file is not None:
+        certificate = Certificate(files.tls_cert_file, files.tls_key_file)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -77,6 +104,9 @@ def make_server(app: FastAPI, service: Service) -> Server:
         timeout_keep_alive=15,
         timeout_graceful_shutdown=2,
         server_header=False,
+        # What a client says of its own address counts for nothing: the limit of failures is by address.
+        proxy_headers=False,
+        ssl_context_factory=None if certificate is None else lambda config, default: certificate.context,
         h11_max_incomplete_event_size=64 * 1024,
     )
-    return Server(config, service)
+    return Server(config, service, certificate)

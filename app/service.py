@@ -13,6 +13,9 @@ from typing import Any, Literal, TypeAlias
 
 import anyio
 
+from app.auth.admin_file import read_admin_token
+from app.auth.failures import FailureLimit
+from app.auth.known import KnownTokens
 from app.backends.select import Choice, choose
 from app.batching.batcher import Batcher
 from app.batching.policy import BatchPolicy
@@ -94,6 +97,8 @@ class Service:
         self.fatal: BaseException | None = None
         self.progress = Progress(logger)
         self.samples = Samples()
+        self.failures = FailureLimit(time.monotonic)
+        self.tokens: KnownTokens | None = None  # once they are read, where auth.mode is token
         self.diagnoses = Places(MAX_DIAGNOSES, "diagnoses")
         self.abandoned_threads = 0
         self.on_stopping: Callable[[], None] = lambda: None
@@ -157,6 +162,8 @@ class Service:
                 store = CameraStore(settings.data_dir, key_file=settings.secrets.key_file)
                 _close_later(stack, "camera store", store.close)
                 await store.open()
+                if settings.auth.mode == "token":
+                    await self._open_tokens(stack)
                 if self._choice is None:
                     self._choice = await asyncio.to_thread(choose, settings)
                 choice = self._choice
@@ -170,6 +177,20 @@ class Service:
             self._parts = None
             self.state = "stopped"
             logger.info("stopped")
+
+    async def _open_tokens(self, stack: AsyncExitStack) -> None:
+        auth = self.settings.auth
+        admin = (
+            None if auth.admin_token_file is None else await asyncio.to_thread(read_admin_token, auth.admin_token_file)
+        )
+        tokens = KnownTokens(
+            self.settings.data_dir, key_file=self.settings.secrets.key_file, fixed=() if admin is None else (admin,)
+        )
+        _close_later(stack, "tokens", tokens.close)
+        await tokens.open()
+        self.tokens = tokens
+        if not len(tokens):
+            logger.warning("there is no token yet, so nobody may use the API: `vidette token create --scope admin`")
 
     async def _open_detector(self, choice: Choice) -> Detector[Any]:
         """Open the detector in a thread of its own, which a stop ends at its next sentence, or leaves behind."""

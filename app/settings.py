@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -33,36 +33,51 @@ from pydantic_settings import (
 
 from app.cameras.entries import CameraEntry, read_entries
 from app.cameras.hosts import HostList, HostPolicy
-from app.cameras.urls import redact
 from app.errors import ConfigError
+from app.sentences import sentences
 
 ENV_PREFIX = "VIDETTE_"
 SECRETS_DIR = Path("/run/secrets")
 # Variables that start with our prefix and are not settings: the configuration file, and what the tests find.
 NOT_SETTINGS = frozenset({"VIDETTE_CONFIG", "VIDETTE_ASSETS", "VIDETTE_CUDA_WHEELS"})
-# Parts of a pydantic error's place that name no field of ours.
-NOISE = frozenset({"body", "query", "path", "int", "constrained-int", "literal['auto']"})
-PLAIN_WORDS = {
-    "extra_forbidden": "unknown key",
-    "missing": "must be given",
-    "json_invalid": "must be valid JSON",
-    "dict_type": "must be a mapping of names to values",
-    "model_type": "must be a mapping of names to values",
-    "model_attributes_type": "must be a mapping of names to values",
-    "tuple_type": "must be a list",
-}
 # Lists of values of their own, which fit neither into an option nor into a variable.
 FILE_ONLY = frozenset({"cameras.declared"})
-_ENTRY = re.compile(r"^cameras(?:\.declared)?\.(\d+)")
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _listed(value: object) -> object:
+    """A list; as text, as a variable or an option gives it, its members are separated by commas."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#@*,]+", text.lower()):
+        raise ValueError("must be an origin such as https://wall.example, without a path")
+    return text.lower()
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[^\s/?#@*,\[\]]+", text) or (":" in text and text.count(":") < 2):
+        raise ValueError("must be a name or an address, without a port")
+    return text.lower()
+
+
+_Names: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_listed)]
+_Origins: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_listed)]
+
+
 class ServerSettings(_Section):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port of REST, WebSocket, console and /metrics; 0 picks one")
+    tls_cert_file: Path | None = Field(None, description="certificate chain in PEM; with it the port speaks TLS only")
+    tls_key_file: Path | None = Field(None, description="the certificate's private key in PEM, without a passphrase")
+    cors_origins: _Origins = Field((), description="other sites whose pages may use the API, as https://wall.example")
+    allowed_hosts: _Names = Field(
+        (), description="names that requests may call the service by, besides localhost; see docs/access.md"
+    )
     stall_exit_s: float = Field(
         60,
         ge=0,
@@ -70,10 +85,12 @@ class ServerSettings(_Section):
         description="seconds that the event loop may stand still before the process ends itself; 0: for ever",
     )
 
-
-def _listed(value: object) -> object:
-    # As one writes it in an option or in a variable.
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    @model_validator(mode="after")
+    def _has_both_files_or_none(self) -> ServerSettings:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            missing = "tls_cert_file" if self.tls_cert_file is None else "tls_key_file"
+            raise ValueError(f"{missing} must be given too: TLS takes a certificate and its key")
+        return self
 
 
 def _checked_hosts(entries: tuple[str, ...]) -> tuple[str, ...]:
@@ -150,7 +167,15 @@ class HistorySettings(_Section):
 
 
 class AuthSettings(_Section):
-    mode: Literal["none", "token"] = Field("none", description="who may use the API")
+    mode: Literal["none", "token"] = Field("none", description="who may use the API: everybody, or who has a token")
+    admin_token_file: Path | None = Field(
+        None, description="file with a token of the scope admin, for the time before `vidette token create`"
+    )
+
+    @property
+    def explicit(self) -> bool:
+        """Whether somebody chose the mode, by whatever source."""
+        return "mode" in self.model_fields_set
 
 
 class SecretsSettings(_Section):
@@ -250,8 +275,6 @@ def load_settings(
         _FileSource.values = {}
     cameras = settings.cameras
     read_entries(cameras.declared, media_dir=settings.media_dir, hosts=cameras.hosts, with_files=False)
-    if settings.auth.mode == "token":
-        raise ConfigError("auth.mode: token is not in this version yet; set it to none and keep the port on loopback")
     return settings
 
 
@@ -299,32 +322,6 @@ def _with_short_forms(values: dict[str, Any]) -> dict[str, Any]:
     # `cameras: [...]` is short for `cameras: {declared: [...]}`; other sources must find a mapping to merge with.
     cameras = values.get("cameras")
     return {**values, "cameras": {"declared": cameras}} if isinstance(cameras, list) else values
-
-
-def sentences(exc: ValidationError, *, prefix: str = "") -> list[str]:
-    """One sentence for each error of a validation: `batching.max_size: must be at most 16, not 99`."""
-    return [f"{prefix}{field}: {message}" for field, message in field_errors(exc.errors(include_url=False))]
-
-
-def field_errors(errors: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """(dotted field, message) of each pydantic error. A message never repeats a secret's value."""
-    for error in errors:
-        kind, message = error["type"], str(error["msg"])
-        place = [str(part) for part in error["loc"] if part not in NOISE]
-        field = _ENTRY.sub(r"cameras[\1]", ".".join(place if kind != "json_invalid" else []) or "body")
-        if kind in PLAIN_WORDS:
-            message = PLAIN_WORDS[kind]
-        elif kind == "too_long" and isinstance(error.get("input"), str):
-            message = f"must be at most {error['ctx']['max_length']} characters long"
-        elif kind == "value_error":
-            message = message.removeprefix("Value error, ")
-        else:
-            message = message[:1].lower() + message[1:]
-            # A body that is only text may be a URL with a password in it.
-            secretive = field == "body" or any(word in field for word in ("password", "token", "url"))
-            if isinstance(error.get("input"), (int, float, str)) and not secretive:
-                message += f", not {redact(str(error['input']))[:80]!r}"
-        yield field, message
 
 
 def leaves(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,8 +6,10 @@ from typing import Annotated, TypeAlias
 
 from fastapi import APIRouter, Query, Response
 
+from app.api.auth import PrincipalDep
 from app.api.common import CameraIdPath, CameraView, PartsDep, ServiceDep, camera_view, problems
-from app.cameras.settings import CameraPatch, CameraRegistration
+from app.auth.rules import check_camera, check_change, check_new_camera
+from app.cameras.settings import CameraPatch, CameraRegistration, CameraSettings
 from app.errors import InvalidField
 from app.results.wire import utc_text
 
@@ -16,20 +18,28 @@ ForceQuery: TypeAlias = Annotated[bool, Query(description="start it even when th
 
 
 @router.get("/cameras", responses=problems(503))
-async def list_cameras(parts: PartsDep) -> list[CameraView]:
-    """Every camera with its status."""
-    return [camera_view(camera) for camera in parts.registry.cameras()]
+async def list_cameras(parts: PartsDep, asking: PrincipalDep) -> list[CameraView]:
+    """Every camera that the token is for, with its status."""
+    return [camera_view(camera) for camera in parts.registry.cameras() if asking.sees(camera.settings.id)]
 
 
 @router.post("/cameras", status_code=201, responses=problems(409, 413, 422, 429, 503))
 async def register(
     registration: CameraRegistration,
     service: ServiceDep,
+    asking: PrincipalDep,
     response: Response,
     force: ForceQuery = False,
 ) -> CameraView:
     """Register a camera; it connects at once."""
-    camera = await service.parts.registry.add(registration, admit=None if force else service.admit)
+    registry, id_given = service.parts.registry, registration.id is not None
+    if registration.id is not None:
+        check_camera(asking, registration.id)  # before anything is said of whether it exists
+    camera = await registry.add(
+        registration,
+        admit=None if force else service.admit,
+        allow=lambda made: check_new_camera(asking, made, id_given=id_given),
+    )
     response.headers["Location"] = f"/api/v1/cameras/{camera.settings.id}"
     return camera_view(camera)
 
@@ -42,26 +52,41 @@ async def read(camera_id: CameraIdPath, parts: PartsDep) -> CameraView:
 
 @router.put("/cameras/{camera_id}", responses=problems(404, 409, 413, 422, 503))
 async def replace(
-    camera_id: CameraIdPath, body: CameraRegistration, service: ServiceDep, force: ForceQuery = False
+    camera_id: CameraIdPath,
+    body: CameraRegistration,
+    service: ServiceDep,
+    asking: PrincipalDep,
+    force: ForceQuery = False,
 ) -> CameraView:
-    """Replace a camera's settings; a password that is not mentioned stays."""
+    """Replace a camera's settings; a password that is not mentioned stays. Its address takes the scope admin."""
     _same_id(camera_id, body.id)
     fields = body.model_dump(exclude_unset=True, exclude={"id"})
     admit = None if force else service.admit
-    return camera_view(await service.parts.registry.replace(camera_id, fields, admit=admit))
+
+    def allow(stored: CameraSettings) -> None:
+        check_change(asking, stored, fields, whole=True)
+
+    return camera_view(await service.parts.registry.replace(camera_id, fields, admit=admit, allow=allow))
 
 
 @router.patch("/cameras/{camera_id}", responses=problems(404, 409, 413, 422, 503))
 async def change(
-    camera_id: CameraIdPath, body: CameraPatch, service: ServiceDep, force: ForceQuery = False
+    camera_id: CameraIdPath, body: CameraPatch, service: ServiceDep, asking: PrincipalDep, force: ForceQuery = False
 ) -> CameraView:
-    """Change some settings; only what they touch restarts. Enabling a camera needs room for it."""
+    """Change some settings; only what they touch restarts. Enabling a camera needs room for it.
+
+    A camera's address takes the scope admin.
+    """
     _same_id(camera_id, body.id)
     fields = body.model_dump(exclude_unset=True, exclude={"id"})
     if fields.get("url", "") is None:
         raise InvalidField("url", "must not be null")
     admit = None if force else service.admit
-    return camera_view(await service.parts.registry.patch(camera_id, fields, admit=admit))
+
+    def allow(stored: CameraSettings) -> None:
+        check_change(asking, stored, fields, whole=False)
+
+    return camera_view(await service.parts.registry.patch(camera_id, fields, admit=admit, allow=allow))
 
 
 @router.delete("/cameras/{camera_id}", status_code=204, responses=problems(404, 409, 503))

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
+from app.api.auth import PrincipalDep
 from app.api.common import CameraIdPath, PartsDep, problems
 from app.results.wire import Result
 
@@ -64,9 +65,10 @@ async def newest(
 
 
 @router.get("/detections/latest", response_model=list[ResultView], responses=problems(503))
-async def latest(parts: PartsDep) -> Response:
-    """The newest result of every camera."""
-    found = (parts.hub.history.latest(camera.settings.id) for camera in parts.registry.cameras())
+async def latest(parts: PartsDep, asking: PrincipalDep) -> Response:
+    """The newest result of every camera that the token is for."""
+    ids = (camera.settings.id for camera in parts.registry.cameras())
+    found = (parts.hub.history.latest(camera_id) for camera_id in ids if asking.sees(camera_id))
     return _joined(result for result in found if result is not None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -18,12 +19,30 @@ class BodyTooLarge(Exception):
     """Raised inside the application when a chunked body grows past the limit."""
 
 
-class Guard:
+class OriginGuard:
     """ASGI middleware.
 
     A browser sends `Origin` with what a page asks for; a page of another site must neither change cameras nor listen,
-    and an API without tokens on a private network has no other way to tell it from its user.
+    and an API without tokens on a private network has no other way to tell it from its user. With tokens it is a second
+    lock: no browser sends one by itself.
     """
+
+    def __init__(self, app: ASGIApp, *, allowed: Collection[str]) -> None:
+        """`allowed` are other sites whose pages may, as `server.cors_origins` lists them."""
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        changing = scope["type"] == "http" and scope["method"] not in SAFE_METHODS
+        if changing and foreign_origin(Headers(scope=scope), self._allowed):
+            refusal = problem(403, "forbidden", "the request comes from a page of another site")
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+class Guard:
+    """ASGI middleware: refuses bodies that are too large, by what they say of themselves or once they have grown so."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -33,10 +52,6 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        if scope["method"] not in SAFE_METHODS and foreign_origin(headers):
-            refusal = problem(403, "forbidden", "the request comes from a page of another site")
-            await refusal(scope, receive, send)
-            return
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
             await _too_large()(scope, receive, send)
@@ -67,10 +82,10 @@ class Guard:
             await _too_large()(scope, receive, send)
 
 
-def foreign_origin(headers: Headers) -> bool:
-    """Whether a browser says that a page of another site asks."""
+def foreign_origin(headers: Headers, allowed: Collection[str] = ()) -> bool:
+    """Whether a browser says that a page of another site asks, and not one of those that may."""
     origin = headers.get("origin")
-    if origin is None:
+    if origin is None or origin.lower() in allowed:
         return False
     try:
         place = urlsplit(origin).netloc.lower()

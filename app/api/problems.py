@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from app import errors
-from app.settings import field_errors
+from app.sentences import field_errors
 
 logger = logging.getLogger("vidette.api")
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EAGAIN})
@@ -70,16 +70,27 @@ def exhausted(exc: Exception) -> bool:
     return isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno in _NO_RESOURCES)
 
 
+def answer(exc: errors.AppError) -> Response:
+    """The problem document of an error of ours; 500 for one that no client should meet."""
+    if isinstance(exc, errors.InvalidField):
+        return invalid([(exc.field, exc.message)])
+    for kind, (status, code) in STATUS.items():
+        if isinstance(exc, kind):
+            return problem(status, code, str(exc))
+    logger.error("a request failed", exc_info=exc)
+    return _unforeseen()
+
+
+def _unforeseen() -> Response:
+    return problem(500, "internal", "the request failed for a reason nobody foresaw; the log has the details")
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of the application with a problem document."""
 
     async def app_error(request: Request, exc: Exception) -> Response:
-        if isinstance(exc, errors.InvalidField):
-            return invalid([(exc.field, exc.message)])
-        for kind, (status, code) in STATUS.items():
-            if isinstance(exc, kind):
-                return problem(status, code, str(exc))
-        return await unforeseen(request, exc)
+        assert isinstance(exc, errors.AppError)
+        return answer(exc)
 
     async def validation_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, (RequestValidationError, ValidationError))
@@ -98,7 +109,7 @@ def install(app: FastAPI) -> None:
         if exhausted(exc):
             return await app_error(request, errors.ResourceExhausted("no memory, descriptors or threads are left now"))
         logger.error("%s %s failed", request.method, request.url.path, exc_info=exc)
-        return problem(500, "internal", "the request failed for a reason nobody foresaw; the log has the details")
+        return _unforeseen()
 
     app.add_exception_handler(errors.AppError, app_error)
     for kind in (MemoryError, OSError, RuntimeError):  # handled inside the middleware, so that the log stays quiet

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, WebSocket
 from starlette.datastructures import QueryParams
 
+from app.api.auth import UNAUTHORIZED, principal_of
 from app.api.guard import foreign_origin
 from app.api.outlet import AsgiOutlet, outlet_of, until_gone
+from app.auth.rules import Principal, check_camera
 from app.cameras.settings import ID_PATTERN
-from app.errors import NotReady, TooManyRequests
+from app.errors import Forbidden, NotReady, TooManyRequests
 from app.results.topic import Interest
 from app.results.wire import Format, Message, ResultFilter, encode, hello_message
 from app.service import Parts, Service
@@ -23,6 +26,7 @@ router = APIRouter()
 BAD_QUERY, FORBIDDEN, GOING_AWAY, TRY_AGAIN_LATER = 4400, 4403, 1001, 1013
 SAID_TOO_MUCH = (1008, 1009)  # what the server itself ends a connection with
 REASON_BYTES = 123
+TOKEN_ENDED = "the token was revoked or has expired"
 # A client that takes nothing for this long is closed; it may come back with `since`.
 STAND_STILL_S = 30.0
 KNOWN = frozenset({"camera", "class", "min_score", "empty", "mode", "format", "since"})
@@ -94,20 +98,25 @@ async def detections(socket: WebSocket) -> None:
     """Accept, check, then send until the client leaves, stands still, or the service stops."""
     service: Service = socket.app.state.service
     await socket.accept()
-    if foreign_origin(socket.headers):
+    if foreign_origin(socket.headers, service.settings.server.cors_origins):
         await socket.close(FORBIDDEN, "the request comes from a page of another site")
         return
+    asking = principal_of(socket)
     try:
         parts = service.parts
+        for camera_id in socket.query_params.getlist("camera"):
+            check_camera(asking, camera_id)  # before anything is said of whether it is registered
         query = parse_query(
             socket.query_params,
             cameras={camera.settings.id for camera in parts.registry.cameras()},
             labels=parts.engine.classes,
         )
-        await _serve(socket, query, parts)
+        await _serve(socket, query, service, parts, asking)
         return
     except ValueError as exc:
         code, reason = BAD_QUERY, str(exc)
+    except Forbidden as exc:
+        code, reason = FORBIDDEN, str(exc)
     except NotReady as exc:
         code, reason = (GOING_AWAY if service.state != "starting" else TRY_AGAIN_LATER), str(exc)
     except TooManyRequests as exc:
@@ -115,6 +124,16 @@ async def detections(socket: WebSocket) -> None:
     if service.running_parts is not None:
         service.running_parts.hub.delivery.closed[code] += 1
     await socket.close(code, fitting(reason))
+
+
+def limited(interest: Interest, asking: Principal) -> Interest:
+    """The interest without cameras that the token is not for. Pure."""
+    return replace(interest, cameras=asking.cameras) if interest.cameras is None else interest
+
+
+def _while_good(service: Service, asking: Principal, on_end: Callable[[], None]) -> AbstractContextManager[None]:
+    """Within it, `on_end` is called once the token is revoked or expires."""
+    return nullcontext() if service.tokens is None else service.tokens.session(asking.token, on_end)
 
 
 def fitting(reason: str) -> str:
@@ -127,18 +146,22 @@ def fitting(reason: str) -> str:
     return f"{words if 2 * len(words) > len(cut) else cut}…"
 
 
-async def _serve(socket: WebSocket, query: StreamQuery, parts: Parts) -> None:
+async def _serve(socket: WebSocket, query: StreamQuery, service: Service, parts: Parts, asking: Principal) -> None:
     """Subscribe, and stay until the client is gone or the hub has closed the connection."""
-    names = [camera.settings.id for camera in parts.registry.cameras()]
-    form = query.interest.form
+    ids = (camera.settings.id for camera in parts.registry.cameras())
+    names = [camera_id for camera_id in ids if asking.sees(camera_id)]
+    form, delivery = query.interest.form, parts.hub.delivery
     outlet = outlet_of(socket) or AsgiOutlet(socket)
-    with parts.hub.subscribed(
-        query.interest,
-        query.since,
-        outlet=outlet,
-        greeting=Message(encode(hello_message(names), form), form),
-        patience_s=socket.app.state.stand_still_s,
+    with (
+        parts.hub.subscribed(
+            limited(query.interest, asking),
+            query.since,
+            outlet=outlet,
+            greeting=Message(encode(hello_message(names), form), form),
+            patience_s=socket.app.state.stand_still_s,
+        ) as subscription,
+        _while_good(service, asking, lambda: delivery.close(subscription, UNAUTHORIZED, TOKEN_ENDED)),
     ):
         code = await (outlet.run() if isinstance(outlet, AsgiOutlet) else until_gone(socket))
         if code in SAID_TOO_MUCH:
-            parts.hub.delivery.closed[code] += 1
+            delivery.closed[code] += 1

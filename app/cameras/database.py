@@ -17,7 +17,7 @@ from app.cameras.rows import Row, from_row, is_plain, to_row
 from app.cameras.sealing import SecretKeys, key_path, make_key_file, read_keys
 from app.cameras.settings import CameraSettings
 from app.errors import StoreError
-from app.settings import sentences
+from app.sentences import sentences
 
 logger = logging.getLogger("vidette.cameras")
 FILE_NAME = "vidette.db"
@@ -34,6 +34,18 @@ MIGRATIONS = (
     "ALTER TABLE cameras ADD COLUMN declared INTEGER NOT NULL DEFAULT 0",
     # What is secret, sealed, as JSON. From here on `password` is NULL, or '' where plain bytes are still to be wiped.
     "ALTER TABLE cameras ADD COLUMN sealed TEXT NOT NULL DEFAULT '{}'",
+    """
+    CREATE TABLE tokens (
+        id TEXT PRIMARY KEY,
+        secret_sha256 BLOB NOT NULL,
+        scope TEXT NOT NULL,
+        cameras TEXT,
+        name TEXT,
+        created_utc REAL NOT NULL,
+        expires_utc REAL,
+        revoked_utc REAL
+    )
+    """,
 )
 _PUT = (
     "INSERT INTO cameras (id, settings, sealed, declared) VALUES (?, ?, ?, ?) "
@@ -59,7 +71,7 @@ class CameraDatabase:
 
     def apply(self, *, put: Iterable[CameraSettings] = (), delete: Iterable[str] = ()) -> None:
         """Insert or replace these cameras and delete those: all of it is on disk when this returns, or nothing is."""
-        with _refusing(self._path), _transaction(self._db):
+        with refusing(self._path), transaction(self._db):
             self._db.executemany("DELETE FROM cameras WHERE id = ?", [(camera_id,) for camera_id in delete])
             for camera in put:
                 found = self._db.execute("SELECT sealed FROM cameras WHERE id = ?", (camera.id,)).fetchone()
@@ -77,8 +89,8 @@ class CameraDatabase:
             logger.warning("%s: there is no key, so stored passwords stay unencrypted", self._keys.place)
         elif any(password is not None for _, password in rows) or plain:
             cameras = [self._camera(row, password) for row, password in plain]
-            with _refusing(self._path):
-                with _transaction(self._db):
+            with refusing(self._path):
+                with transaction(self._db):
                     for row in (to_row(camera, self._keys) for camera in cameras):
                         settings = (row.settings, row.sealed, row.id)
                         self._db.execute(
@@ -98,7 +110,7 @@ class CameraDatabase:
 
     def wipe(self) -> None:
         """Leave nothing of what was deleted or replaced in the file or in its journal."""
-        with _refusing(self._path):
+        with refusing(self._path):
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
@@ -109,7 +121,7 @@ class CameraDatabase:
             self._lock.release()
 
     def _rows(self) -> list[tuple[Row, str | None]]:
-        with _refusing(self._path):
+        with refusing(self._path):
             found = self._db.execute("SELECT id, settings, sealed, declared, password FROM cameras ORDER BY rowid")
             return [
                 (Row(id=camera_id, settings=settings, sealed=sealed, declared=declared), password)
@@ -139,7 +151,7 @@ def open_database(data_dir: Path, *, key_file: Path | None = None) -> CameraData
     try:
         keys = _keys(data_dir, key_file)
         _make_private(path)
-        with _refusing(path):
+        with refusing(path):
             db = sqlite3.connect(path, timeout=2.0, isolation_level=None)
             try:
                 check(db, path)
@@ -156,6 +168,28 @@ def open_database(data_dir: Path, *, key_file: Path | None = None) -> CameraData
     return database
 
 
+def open_shared(data_dir: Path, *, key_file: Path | None = None) -> sqlite3.Connection:
+    """The folder's database for parts that a service may be using meanwhile; SQLite's locks keep writers apart.
+
+    Blocking. Makes it, or brings it up to date, where that has not been done. Raises `StoreError`.
+    """
+    path = data_dir / FILE_NAME
+    if not path.is_file() or path.stat().st_size == 0:
+        open_database(data_dir, key_file=key_file).close()
+    with refusing(path):
+        db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+        try:
+            check(db, path)
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version < len(MIGRATIONS):
+                open_database(data_dir, key_file=key_file).close()
+            db.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
 def copy_in_memory(data_dir: Path, *, key_file: Path | None = None) -> CameraDatabase:
     """A consistent copy of what the database holds now, at today's version. Takes no lock and changes no file."""
     return copy_file_in_memory(data_dir / FILE_NAME, keys=read_keys(key_path(data_dir, key_file)))
@@ -165,7 +199,7 @@ def copy_file_in_memory(path: Path, *, keys: SecretKeys | None = None) -> Camera
     """`copy_in_memory` of a database by its file, such as a backup. Without keys no password in it can be read."""
     db = sqlite3.connect(":memory:", isolation_level=None)
     try:
-        with _refusing(path):
+        with refusing(path):
             copy_to(path, db)
             _migrate(db)
     except BaseException:
@@ -189,7 +223,7 @@ def copy_to(path: Path, target: sqlite3.Connection) -> None:
 
 def check(db: sqlite3.Connection, path: Path) -> None:
     """Raise `StoreError` unless this is an empty database, or a whole one of ours that is not newer than we are."""
-    with _refusing(path):
+    with refusing(path):
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -240,14 +274,15 @@ def _migrate(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA secure_delete = ON")  # what is replaced is overwritten
     (version,) = db.execute("PRAGMA user_version").fetchone()
     for number, statement in enumerate(MIGRATIONS[version:], start=version + 1):
-        with _transaction(db):
+        with transaction(db):
             db.execute(statement)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {number}")
 
 
 @contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All of it is on disk afterwards, or nothing is."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -259,7 +294,8 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _refusing(path: Path) -> Iterator[None]:
+def refusing(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into `StoreError`."""
     try:
         yield
     except sqlite3.OperationalError as exc:

@@ -15,6 +15,7 @@ from app.cameras.registration import check_classes, replaced, resolve
 from app.cameras.settings import MAX_PASSWORD_LENGTH, CameraId, CameraRegistration, CameraSettings, Url
 from app.cameras.urls import is_masked
 from app.errors import ConfigError, InvalidField
+from app.sentences import sentences
 
 # No password is longer; a file that is, is another file.
 _MAX_FILE_BYTES = 4 * MAX_PASSWORD_LENGTH + 2
@@ -81,8 +82,6 @@ def read_entries(
 
 @contextmanager
 def _noting(problems: list[str], place: str) -> Iterator[None]:
-    from app.settings import sentences  # late: the settings are made of entries
-
     try:
         yield
     except InvalidField as exc:

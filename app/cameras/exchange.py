@@ -15,7 +15,8 @@ from app.cameras.registration import password_of, with_url_of
 from app.cameras.settings import CameraSettings
 from app.cameras.urls import is_masked, masked
 from app.errors import ConfigError
-from app.settings import read_yaml, sentences
+from app.sentences import sentences
+from app.settings import read_yaml
 
 _HEAD = "# Cameras of Vidette: `vidette import` reads this file, and its list may stand in vidette.yml.\n"
 _WITHOUT = "# No password is in it; an import keeps those that are stored.\n"

@@ -37,6 +37,7 @@ STOP_S = 3.0
 Admit: TypeAlias = Callable[[], None]
 # Threads of removed cameras that hang in a read: with more of them nobody may register another camera.
 MAX_LEAVING = 256
+Allow: TypeAlias = Callable[[CameraSettings], None]
 
 
 class Registry(Generic[S]):
@@ -108,11 +109,14 @@ class Registry(Generic[S]):
             self._warn_of_unknown_classes(settings)
             self._start(settings)
 
-    async def add(self, registration: CameraRegistration, *, admit: Admit | None = None) -> Camera[S]:
+    async def add(
+        self, registration: CameraRegistration, *, admit: Admit | None = None, allow: Allow = lambda camera: None
+    ) -> Camera[S]:
         """Register a camera. Raises `CameraExists`, or `InvalidField` for a URL or class that cannot be.
 
         `admit` is asked before an enabled camera starts, after all that were asked for earlier: here, and by `replace`
-        and `patch` for one that was disabled. It raises `OverCapacity`.
+        and `patch` for one that was disabled. It raises `OverCapacity`. `allow` is asked before anything is written,
+        here with the new camera, by `replace` and `patch` with the stored one. It raises `Forbidden`.
         """
         async with self._changing:
             if registration.id is not None and registration.id in self._cameras:
@@ -121,25 +125,41 @@ class Registry(Generic[S]):
                 raise TooManyRequests(f"{MAX_LEAVING} connections of removed cameras have not ended yet")
             if admit is not None and registration.enabled:
                 admit()
-            settings = await self._stored(registration.model_dump(exclude_unset=True))
+            settings = await self._stored(registration.model_dump(exclude_unset=True), allow=allow)
             return self._start(settings)
 
-    async def replace(self, camera_id: str, fields: Mapping[str, Any], *, admit: Admit | None = None) -> Camera[S]:
+    async def replace(
+        self,
+        camera_id: str,
+        fields: Mapping[str, Any],
+        *,
+        admit: Admit | None = None,
+        allow: Allow = lambda camera: None,
+    ) -> Camera[S]:
         """Put new settings in place of a camera's; a password that is not mentioned stays.
 
         This, `patch` and `remove` raise `CameraDeclared` for a camera of the configuration file.
         """
         async with self._changing:
             camera = self._changeable(camera_id)
+            allow(camera.settings)
             kept = {"password": camera.settings.password} if "password" not in fields else {}
             wanted = {**kept, **fields, "id": camera_id}
             _admit(camera.settings, wanted, admit)
             return await self._change(camera, wanted, says_password="password" in fields)
 
-    async def patch(self, camera_id: str, fields: Mapping[str, Any], *, admit: Admit | None = None) -> Camera[S]:
+    async def patch(
+        self,
+        camera_id: str,
+        fields: Mapping[str, Any],
+        *,
+        admit: Admit | None = None,
+        allow: Allow = lambda camera: None,
+    ) -> Camera[S]:
         """Change the given fields of a camera."""
         async with self._changing:
             camera = self._changeable(camera_id)
+            allow(camera.settings)
             wanted = {**camera.settings.model_dump(), **fields}
             _admit(camera.settings, wanted, admit)
             return await self._change(camera, wanted, says_password="password" in fields)
@@ -243,11 +263,17 @@ class Registry(Generic[S]):
         return camera
 
     async def _stored(
-        self, fields: Mapping[str, Any], classes: Collection[str] = (), *, says_password: bool = True
+        self,
+        fields: Mapping[str, Any],
+        classes: Collection[str] = (),
+        *,
+        says_password: bool = True,
+        allow: Allow = lambda camera: None,
     ) -> CameraSettings:
         """Check the fields, whose classes the model must have, or `classes`; and write them to disk."""
         # In a thread, since a file's URL is looked up on disk.
         settings = await asyncio.to_thread(self._resolved, fields, classes, says_password)
+        allow(settings)
         await self._store.put(settings)
         if self._closed:  # a thread that starts now would outlive us; the camera starts with the next process
             raise NotReady("the service is stopping")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from app import __version__
-from app.cli import cameras, measuring, models, service
+from app.cli import cameras, measuring, models, service, tokens
 from app.errors import AppError, ConfigError
 
 
@@ -52,4 +52,5 @@ def build_parser() -> argparse.ArgumentParser:
     cameras.add_backup(commands)
     cameras.add_restore(commands)
     cameras.add_rekey(commands)
+    tokens.add_token(commands)
     return parser

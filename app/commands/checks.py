@@ -132,7 +132,7 @@ def _data_dir(path: Path) -> Check:
 def _port(settings: Settings) -> Check:
     server = settings.server
     try:
-        listen(server).close()
+        listen(server, settings.auth).close()
     except ConfigError as exc:
         # Not a failure: it may well be the service itself that runs there.
         return Check(name="port", state="note", message=str(exc))

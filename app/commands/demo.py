@@ -6,11 +6,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from app.auth.database import TokenDatabase
+from app.auth.tokens import bearer, new_token
 from app.commands.clips import demo_clips
 from app.commands.progress import Progress
 from app.commands.serve import leave, outcome, watch_the_clock
@@ -20,7 +23,7 @@ from app.logs import configure_logging
 from app.main import create_app
 from app.server import Server, listen, make_server
 from app.service import Service
-from app.settings import Settings
+from app.settings import ServerSettings, Settings
 from app.simulator.process import SimulatorProcess
 
 FLAPPING = "yard"
@@ -28,6 +31,8 @@ FLAP_EVERY_S = 20
 LABELS = {"demo": "true"}
 # Long for four cameras on one core; it counts from the moment when the service is ready.
 CAMERAS_TIMEOUT_S = 60.0
+# Of the demo's own token, which a demo that is killed leaves behind.
+TOKEN_S = 24 * 3600.0
 _POLL_S = 0.1
 _SIGNAL_S = 0.5
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -41,7 +46,7 @@ def demo(settings: Settings, *, seconds: float | None = None) -> int:
     began_at = time.monotonic()
     cameras = settings.cameras.model_copy(update={"declared": ()})
     settings = settings.model_copy(update={"data_dir": settings.data_dir / "demo", "cameras": cameras})
-    sock = listen(settings.server)
+    sock = listen(settings.server, settings.auth)
     # Before the engine measures itself, which it could not do beside this work.
     with Progress() as progress:
         clips = demo_clips(settings.data_dir / "clips", progress)
@@ -52,7 +57,16 @@ def demo(settings: Settings, *, seconds: float | None = None) -> int:
         service: Service = app.state.service
         service.on_stopping = watch_the_clock
         server = make_server(app, service)
-        guide = Guide(_url(sock), clips=clips, wall=wall, server=server, began_at=began_at, seconds=seconds)
+        token = _own_token(settings)
+        guide = Guide(
+            _url(sock, settings.server),
+            token=token,
+            clips=clips,
+            wall=wall,
+            server=server,
+            began_at=began_at,
+            seconds=seconds,
+        )
         guide.start()
         try:
             server.run(sockets=[sock])
@@ -65,11 +79,23 @@ def demo(settings: Settings, *, seconds: float | None = None) -> int:
     return leave(code, abandoned=service.abandoned_threads)
 
 
-def _url(sock: socket.socket) -> str:
+def _own_token(settings: Settings) -> str | None:
+    """The text of a token for the demo's own requests and for its user; None where none is asked for."""
+    if settings.auth.mode == "none":
+        return None
+    now_utc = time.time()
+    token, text = new_token("admin", now_utc=now_utc, name="vidette demo", expires_utc=now_utc + TOKEN_S)
+    with closing(TokenDatabase(settings.data_dir, key_file=settings.secrets.key_file)) as database:
+        database.add(token)
+    return text
+
+
+def _url(sock: socket.socket, server: ServerSettings) -> str:
     """Where a program on this machine reaches what `sock` accepts."""
+    scheme = "http" if server.tls_cert_file is None else "https"
     host, port = sock.getsockname()[:2]
     host = _ANYWHERE.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class Guide:
@@ -79,6 +105,7 @@ class Guide:
         self,
         url: str,
         *,
+        token: str | None,
         clips: Mapping[str, Path],
         wall: Wall,
         server: Server,
@@ -87,6 +114,7 @@ class Guide:
     ) -> None:
         self.error: AppError | None = None
         self._url = url
+        self._token = token
         self._clips = clips
         self._wall = wall
         self._server = server
@@ -107,8 +135,11 @@ class Guide:
         try:
             with (
                 SimulatorProcess() as simulator,
-                # trust_env: a proxy that the environment names is not for our own loopback.
-                httpx.Client(base_url=self._url, timeout=10.0, trust_env=False) as client,
+                # trust_env: a proxy that the environment names is not for our own loopback. verify: nobody is between
+                # us and our own port, for which the certificate need not have a name.
+                httpx.Client(
+                    base_url=self._url, timeout=10.0, trust_env=False, verify=False, headers=bearer(self._token)
+                ) as client,
             ):
                 self._tour(simulator, Visitor(client))
                 # The cameras outlive the service, which would else spend its last moments on retries.
@@ -129,7 +160,7 @@ class Guide:
         if not self._wait(visitor.ready, None):
             return
         visitor.register(urls)
-        print(_addresses(self._url), flush=True)
+        print(_addresses(self._url, self._token), flush=True)
         if not self._wait(lambda: visitor.running() == len(urls), CAMERAS_TIMEOUT_S):
             if not self._ending:
                 raise AppError(f"the demo's cameras did not run within {CAMERAS_TIMEOUT_S:g} s: {visitor.complaint()}")
@@ -216,13 +247,13 @@ def _runs(camera: Mapping[str, Any]) -> bool:
     return bool(camera["status"]["state"] == "running")
 
 
-def _addresses(url: str) -> str:
-    return "\n".join(
-        (
-            f"console   {url}/",
-            f"API docs  {url}/docs",
-            f"metrics   {url}/metrics",
-            f"cameras   curl -s {url}/api/v1/cameras",
-            f"boxes     curl -s {url}/api/v1/detections/latest",
-        )
+def _addresses(url: str, token: str | None) -> str:
+    header = "" if token is None else " -H 'Authorization: Bearer '$TOKEN"
+    lines = (
+        f"console   {url}/",
+        f"API docs  {url}/docs",
+        f"metrics   {url}/metrics",
+        f"cameras   curl -s {url}/api/v1/cameras{header}",
+        f"boxes     curl -s {url}/api/v1/detections/latest{header}",
     )
+    return "\n".join((*lines, *(() if token is None else (f"token     {token}",))))

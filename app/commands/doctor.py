@@ -59,7 +59,7 @@ def camera_request(arguments: argparse.Namespace) -> SourceRequest:
         raise ConfigError(str(exc)) from None
     password = camera.password
     if arguments.password_file is not None:
-        password = read_password(arguments.password_file)
+        password = read_secret(arguments.password_file, "--password-file")
     register_secret(password)
     return SourceRequest(
         camera_id="doctor",
@@ -71,18 +71,18 @@ def camera_request(arguments: argparse.Namespace) -> SourceRequest:
     )
 
 
-def read_password(path: Path) -> str:
-    """The first line of a file. Raises `ConfigError`."""
+def read_secret(path: Path, option: str) -> str:
+    """The first line of a file. Raises `ConfigError` that names the option."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(_LONGEST_PASSWORD_FILE)
     except OSError as exc:
-        raise ConfigError(f"--password-file: {path} cannot be read: {exc.strerror}") from None
+        raise ConfigError(f"{option}: {path} cannot be read: {exc.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"--password-file: {path} is not a text file") from None
+        raise ConfigError(f"{option}: {path} is not a text file") from None
     password = text.splitlines()[0] if text else ""
     if not password:
-        raise ConfigError(f"--password-file: the first line of {path} is empty")
+        raise ConfigError(f"{option}: the first line of {path} is empty")
     return password
 
 

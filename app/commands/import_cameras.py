@@ -12,11 +12,13 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
+from app.auth.tokens import bearer
 from app.cameras.database import FILE_NAME, copy_in_memory, open_database
 from app.cameras.entries import ReadEntry, read_entries
 from app.cameras.exchange import ImportPlan, plan_import, read_cameras
 from app.cameras.registration import password_of
 from app.cameras.settings import CameraSettings
+from app.commands.doctor import read_secret
 from app.errors import AppError, ConfigError, FolderInUse
 from app.settings import Settings
 
@@ -35,7 +37,7 @@ def import_cameras(settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.url is None:
         plan = _into_folder(settings, entries, dry_run=arguments.dry_run)
     else:
-        with _client(arguments.url) as client:
+        with _client(arguments.url, arguments.token_file) as client:
             plan = _into_service(client, entries, force=arguments.force, dry_run=arguments.dry_run)
     _tell(plan, as_json=arguments.json, dry_run=arguments.dry_run)
     return 0
@@ -61,11 +63,12 @@ def _into_folder(settings: Settings, entries: Sequence[ReadEntry], *, dry_run: b
     return plan
 
 
-def _client(url: str) -> httpx.Client:
+def _client(url: str, token_file: Path | None) -> httpx.Client:
+    headers = {} if token_file is None else bearer(read_secret(token_file, "--token-file"))
     if not url.startswith(("http://", "https://")):
         raise ConfigError("--url: must start with http:// or https://, as in http://127.0.0.1:8080")
     try:
-        return httpx.Client(base_url=url, timeout=_TIMEOUT_S, trust_env=False)
+        return httpx.Client(base_url=url, timeout=_TIMEOUT_S, trust_env=False, headers=headers)
     except httpx.InvalidURL:  # its words may repeat a password
         raise ConfigError("--url: must be a host and a port, as in http://127.0.0.1:8080") from None
 

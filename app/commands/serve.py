@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 
+from app.api.hosts import is_loopback
 from app.errors import BackendUnavailable, ConfigError
 from app.logs import configure_logging
 from app.main import create_app
@@ -22,12 +23,15 @@ LAST_RESORT_S = 9.0
 def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT, or until the service breaks. 0 after a stop, 1 after a crash, 2 for bad settings."""
     configure_logging(settings.log.level, settings.log.format)
-    sock = listen(settings.server)
+    sock = listen(settings.server, settings.auth)
     host, port = sock.getsockname()[:2]
     app = create_app(settings)
     service: Service = app.state.service
     server = make_server(app, service)
-    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    scheme = "http" if settings.server.tls_cert_file is None else "https"
+    logger.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
+    if settings.auth.mode == "none" and not is_loopback(host):
+        logger.warning("auth.mode is none: everybody who reaches %s:%d may see and change cameras", host, port)
     service.on_stopping = watch_the_clock
     service.on_hung = lambda: os._exit(1)
     server.run(sockets=[sock])

@@ -238,7 +238,7 @@ async def serving(settings: Settings, backend: Backend[Any]) -> AsyncIterator[tu
     """The application on `settings.server.port`, with the port that it got."""
     app = await asyncio.to_thread(create_app, settings, backend, on_fatal=lambda: None)
     service: Service = app.state.service
-    sock = await asyncio.to_thread(listen, settings.server)
+    sock = await asyncio.to_thread(listen, settings.server, settings.auth)
     server = make_server(app, service)
     task = asyncio.create_task(server.serve(sockets=[sock]), name="uvicorn")
     try:

@@ -33,6 +33,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "vidette_engine_capacity_fps": ("gauge", set()),
     "vidette_decode_cores_busy": ("gauge", set()),
     "vidette_cores": ("gauge", set()),
+    "vidette_auth_failures_total": ("counter", {"reason"}),
     "vidette_model_info": ("gauge", {"model", "sha256", "precision", "backend"}),
     "vidette_camera_readers_ending": ("gauge", set()),
     "vidette_metrics_errors_total": ("counter", set()),

@@ -176,8 +176,8 @@ async def test_413_a_body_that_grows_too_large(shared: RunningApp, path: str) ->
 @on_shared
 async def test_413_comes_before_the_body_has_ended(shared: RunningApp) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", shared.port)
-    head = f"POST {API}/cameras HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n"
-    writer.write(head.encode() + b"\r\n")
+    head = f"POST {API}/cameras HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    writer.write(head.encode() + b"transfer-encoding: chunked\r\n\r\n")
     for _ in range(110):
         writer.write(b"2710\r\n" + b" " * 10_000 + b"\r\n")  # 1.1 MB, and no end
     answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 20)
@@ -408,7 +408,7 @@ async def test_a_strange_id_is_a_404(shared: RunningApp, camera_id: str) -> None
     for method, suffix in (("GET", ""), ("DELETE", ""), ("GET", "/snapshot.jpg"), ("POST", "/restart")):
         path = f"{API}/cameras/{camera_id if '%' in camera_id else quote(camera_id)}{suffix}"
         reader, writer = await asyncio.open_connection("127.0.0.1", shared.port)
-        writer.write(f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode("latin-1"))
+        writer.write(f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode("latin-1"))
         status = int((await reader.read()).split(b" ", 2)[1])
         writer.close()
         await writer.wait_closed()
@@ -421,16 +421,16 @@ async def test_a_strange_id_is_a_404(shared: RunningApp, camera_id: str) -> None
     [
         b"GET / HTTP/9.9\r\n\r\n",
         b"\x00\x01\x02\r\n\r\n",
-        b"POST /api/v1/cameras HTTP/1.1\r\nhost: x\r\ncontent-length: \xb2\r\n\r\n",
-        b"POST /api/v1/cameras HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-        b"POST /api/v1/cameras HTTP/1.1\r\nhost: x\r\ncontent-length: " + b"9" * 400 + b"\r\n\r\n",
-        b"POST /api/v1/cameras HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /api/v1/cameras HTTP/1.1\r\nhost: x\r\norigin: http://[::1\r\ncontent-length: 2\r\n\r\n{}",
-        b"GET /metrics HTTP/1.1\r\nhost: x\r\nauthorization: \xff\xfe\r\n\r\n",
-        b"GET /api/v1/cameras/gate-1/detections?limit=\xff HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"GET /api/v1/cameras?\x00 HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"a" * 200_000 + b"\r\n\r\n",
+        b"POST /api/v1/cameras HTTP/1.1\r\nhost: localhost\r\ncontent-length: \xb2\r\n\r\n",
+        b"POST /api/v1/cameras HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+        b"POST /api/v1/cameras HTTP/1.1\r\nhost: localhost\r\ncontent-length: " + b"9" * 400 + b"\r\n\r\n",
+        b"POST /api/v1/cameras HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /api/v1/cameras HTTP/1.1\r\nhost: localhost\r\norigin: http://[::1\r\ncontent-length: 2\r\n\r\n{}",
+        b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nauthorization: \xff\xfe\r\n\r\n",
+        b"GET /api/v1/cameras/gate-1/detections?limit=\xff HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET /api/v1/cameras?\x00 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 200_000 + b"\r\n\r\n",
     ],
 )
 async def test_broken_http_is_answered_without_a_500(shared: RunningApp, head: bytes) -> None:

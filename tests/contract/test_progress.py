@@ -115,7 +115,7 @@ settings = load_settings(overrides={"data_dir": Path(sys.argv[1]), "server": {"p
 app = create_app(settings, Building())
 service = app.state.service
 service.on_stopping = watch_the_clock
-make_server(app, service).run(sockets=[listen(settings.server)])
+make_server(app, service).run(sockets=[listen(settings.server, settings.auth)])
 sys.exit(leave(outcome(service), abandoned=service.abandoned_threads))
 """
 

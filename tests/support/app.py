@@ -124,7 +124,7 @@ async def running_app(
     fatal = asyncio.Event()
     app = await asyncio.to_thread(create_app, settings, backend, **{"on_fatal": fatal.set, **options})
     service: Service = app.state.service
-    sock = await asyncio.to_thread(listen, settings.server)
+    sock = await asyncio.to_thread(listen, settings.server, settings.auth)
     port = sock.getsockname()[1]
     server = make_server(app, service)
     server.config.load()  # uvicorn would do it in the loop, and it reads files

@@ -17,7 +17,7 @@ from app.cli import build_parser, main
 from app.cli.options import settings_from
 from app.errors import AppError, BackendUnavailable, ConfigError, DeviceLost, ModelError
 from app.server import listen
-from app.settings import ServerSettings
+from app.settings import AuthSettings, ServerSettings
 from tests.support.app import make_settings
 
 COMMANDS = [["serve"], ["demo"], ["doctor"], ["model"], ["model", "add"], ["model", "list"], ["bench"]]
@@ -150,9 +150,9 @@ def test_an_occupied_port(capsys: pytest.CaptureFixture[str], data_dir: Path, ta
 
 
 def test_the_listening_socket_lets_asyncio_switch_off_nagles_delay() -> None:
-    with listen(ServerSettings(port=0)) as sock:
+    with listen(ServerSettings(port=0), AuthSettings()) as sock:
         assert sock.proto == socket.IPPROTO_TCP  # else every answer waits 40 ms for the client's acknowledgement
-    with listen(ServerSettings(host="localhost", port=0)) as sock:
+    with listen(ServerSettings(host="localhost", port=0), AuthSettings()) as sock:
         assert sock.getsockname()[1] > 0
 
 

@@ -13,7 +13,7 @@ import pytest
 from app.backends.cuda.probe import examine, probe_parts
 from app.cameras.doctor import Diagnosis, StepResult
 from app.commands.checks import CUDA_MODULES, cuda_checks
-from app.commands.doctor import as_text, read_password
+from app.commands.doctor import as_text, read_secret
 from app.commands.hints import HINTS
 from app.commands.imports import import_problem
 from app.errors import ConfigError, SourceErrorCode
@@ -243,7 +243,7 @@ def test_doctor_refuses_what_it_cannot_use(
 def test_password_is_the_first_line_of_its_file_as_it_stands(tmp_path: Path) -> None:
     file = tmp_path / "secret.txt"
     file.write_text(" with spaces \nnot this\n")
-    assert read_password(file) == " with spaces "
+    assert read_secret(file, "--password-file") == " with spaces "
 
 
 @pytest.mark.parametrize("content", [b"", b"\nsecond", b"\xff\xfe\x00"])
@@ -251,4 +251,4 @@ def test_password_file_without_a_password_is_refused(tmp_path: Path, content: by
     file = tmp_path / "secret.txt"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match="--password-file: "):
-        read_password(file)
+        read_secret(file, "--password-file")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.auth.failures import FailureLimit
 from app.cameras.settings import CameraRegistration
 from app.metrics import GPU_METRICS, Metrics, _gpu_metrics, _throttle_metrics
 from app.service import Service
@@ -27,14 +28,16 @@ def families(metrics: Metrics) -> set[str]:
 
 
 def test_a_scrape_while_there_is_no_service_shows_the_process_alone() -> None:
-    found = families(Metrics(lambda: None))
+    found = families(Metrics(lambda: None, FailureLimit(time.monotonic)))
     assert not any(name.startswith("vidette_") for name in found)
     assert "process_resident_memory_bytes" in found
     assert "python_gc_objects_collected" in found
 
 
 def test_two_applications_in_a_process_do_not_collide() -> None:
-    assert families(Metrics(lambda: None)) == families(Metrics(lambda: None))
+    assert families(Metrics(lambda: None, FailureLimit(time.monotonic))) == families(
+        Metrics(lambda: None, FailureLimit(time.monotonic))
+    )
 
 
 def test_a_gpu_that_tells_nothing_has_no_series() -> None:
@@ -89,7 +92,7 @@ def eager_threads() -> Iterator[None]:
 
 async def test_a_scrape_is_safe_while_cameras_and_labels_come_and_go(data_dir: Path, eager_threads: None) -> None:
     async with running_service(data_dir) as service:
-        metrics = Metrics(lambda: service.running_parts)
+        metrics = Metrics(lambda: service.running_parts, service.failures)
         done = threading.Event()
 
         def scrape() -> int:

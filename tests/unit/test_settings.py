@@ -45,6 +45,10 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert tree == {
         "server.host": "127.0.0.1",
         "server.port": 8080,
+        "server.tls_cert_file": None,
+        "server.tls_key_file": None,
+        "server.cors_origins": (),
+        "server.allowed_hosts": (),
         "data_dir": Path("data"),
         "models_dir": Path("models"),
         "media_dir": None,
@@ -71,6 +75,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "overload.least_fps": 1.0,
         "history.size": 256,
         "auth.mode": "none",
+        "auth.admin_token_file": None,
         "secrets.key_file": None,
         "metrics.token": None,
         "log.level": "info",
@@ -152,7 +157,22 @@ def test_a_file_that_says_nothing_changes_nothing(tmp_path: Path, text: str) -> 
         ("backend: {cuda_graphs: perhaps}", "backend.cuda_graphs: input should be a valid boolean"),
         ("backend: {memory_budget_mib: 8}", "backend.memory_budget_mib: "),
         ("backend: {memory_budget_mib: all}", "backend.memory_budget_mib: "),
-        ("auth: {mode: token}", "auth.mode: token is not in this version yet"),
+        ("auth: {mode: password}", "auth.mode: input should be 'none' or 'token', not 'password'"),
+        (
+            "server: {tls_cert_file: a.pem}",
+            "server: tls_key_file must be given too: TLS takes a certificate and its key",
+        ),
+        (
+            "server: {tls_key_file: a.pem}",
+            "server: tls_cert_file must be given too: TLS takes a certificate and its key",
+        ),
+        ("server: {cors_origins: ['*']}", "server.cors_origins.0: must be an origin such as https://wall.example"),
+        ("server: {cors_origins: https://a.test/}", "server.cors_origins.0: must be an origin"),
+        ("server: {cors_origins: 7}", "server.cors_origins: must be a list"),
+        (
+            "server: {allowed_hosts: ['a.test:80']}",
+            "server.allowed_hosts.0: must be a name or an address, without a port",
+        ),
         ("batching: {max_delay_ms: 500, max_age_ms: 500}", "batching: max_delay_ms must be less than max_age_ms"),
         ("cameras: {stall_timeout_s: 0}", "cameras.stall_timeout_s: "),
         ("1: x", "1: unknown key"),
@@ -255,3 +275,28 @@ def test_cuda_graphs_are_switched_off_by_a_variable(monkeypatch: pytest.MonkeyPa
 def test_contexts_are_a_number_or_auto(contexts: str | int) -> None:
     settings = load(overrides={"backend": {"contexts": contexts}})
     assert settings.backend.contexts == ("auto" if contexts == "auto" else 3)
+
+
+def test_lists_are_lists_in_a_file_and_separated_by_commas_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(
+        tmp_path / "a.yml", "server: {cors_origins: ['https://A.test', 'http://b.test:81'], allowed_hosts: nvr}"
+    )
+    settings = load(config=file)
+    assert settings.server.cors_origins == ("https://a.test", "http://b.test:81")
+    assert settings.server.allowed_hosts == ("nvr",)
+    monkeypatch.setenv("VIDETTE_SERVER__ALLOWED_HOSTS", "nvr.lan, 192.0.2.7,::1")
+    assert load(config=file).server.allowed_hosts == ("nvr.lan", "192.0.2.7", "::1")
+    assert load(overrides={"server": {"cors_origins": "https://c.test"}}).server.cors_origins == ("https://c.test",)
+
+
+def test_the_mode_of_auth_is_explicit_wherever_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not load().auth.explicit
+    assert not load(config=write(tmp_path / "a.yml", "auth:\n  # mode: none\nlog: {level: info}\n")).auth.explicit
+    assert load(config=write(tmp_path / "b.yml", "auth: {mode: none}")).auth.explicit
+    assert load(overrides={"auth": {"mode": "none"}}).auth.explicit
+    write(tmp_path / "vidette_auth__mode", "none")
+    assert load(secrets_dir=tmp_path).auth.explicit
+    monkeypatch.setenv("VIDETTE_AUTH__MODE", "token")
+    assert load().auth.explicit
