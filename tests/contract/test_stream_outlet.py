@@ -104,7 +104,7 @@ class AsgiClient:
             "raw_path": STREAM.encode(),
             "root_path": "",
             "query_string": query.encode(),
-            "headers": [(b"host", b"camera.test")],
+            "headers": [(b"host", b"localhost")],
             "subprotocols": [],
             "state": {},
         }

@@ -49,6 +49,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "server.tls_key_file": None,
         "server.cors_origins": (),
         "server.allowed_hosts": (),
+        "server.stall_exit_s": 60,
         "data_dir": Path("data"),
         "models_dir": Path("models"),
         "media_dir": None,
