@@ -19,6 +19,7 @@ from app.auth.failures import FailureLimit
 from app.batching.batcher import BatcherStats
 from app.cameras.camera import Camera, CameraStatus
 from app.cameras.registry import Registry
+from app.connections import ConnectionStats
 from app.cores import available_cores
 from app.logs import RepeatFilter
 from app.results.hub import ResultHub
@@ -55,6 +56,7 @@ class ServiceCollector(Collector):
             lambda: _stage_metrics(parts.hub),
             lambda: _batch_metrics(parts.batcher.stats),
             lambda: _subscriber_metrics(parts.hub),
+            lambda: _connection_metrics(parts.connections.stats),
             lambda: _loop_metrics(parts.watchdog.stats),
             lambda: _gpu_metrics(parts.samples.gpus),
             lambda: _throttle_metrics(parts.samples.gpus),
@@ -248,6 +250,16 @@ def _subscriber_metrics(hub: ResultHub[Any]) -> Iterator[Metric]:
     for code, count in stats.closed.items():
         closed.add_metric([str(code)], count)
     yield closed
+
+
+def _connection_metrics(connections: ConnectionStats) -> Iterator[Metric]:
+    yield GaugeMetricFamily("vidette_http_connections", "Open connections, WebSockets too.", value=connections.open)
+    ended = CounterMetricFamily(
+        "vidette_http_connections_ended", "Connections that were refused or cut off.", labels=["reason"]
+    )
+    for reason, count in connections.ended.items():
+        ended.add_metric([reason], count)
+    yield ended
 
 
 def _loop_metrics(loop: LoopStats) -> Iterator[Metric]:

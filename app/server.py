@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 from collections.abc import Generator
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
 
 from app.api.hosts import is_loopback
+from app.connections import BoundedHttpProtocol
 from app.errors import ConfigError
 from app.service import Service
 from app.settings import AuthSettings, ServerSettings
 from app.tls import Certificate
 from app.websocket import StreamProtocol
+
+# More would only cost: nothing of ours comes near it.
+DESCRIPTORS = 65_536
 
 
 class Server(uvicorn.Server):
@@ -53,6 +59,13 @@ class Server(uvicorn.Server):
             await asyncio.gather(self._renewing, return_exceptions=True)
         await self._service.stop()
         await super().shutdown(sockets)
+
+
+def raise_descriptor_limit() -> None:
+    """As many open files as the system allows us: each camera takes one to three, each client one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
 
 
 def listen(settings: ServerSettings, auth: AuthSettings) -> socket.socket:
@@ -94,6 +107,7 @@ def make_server(app: FastAPI, service: Service) -> Server:
         log_config=None,
         access_log=False,
         lifespan="on",
+        http=partial(BoundedHttpProtocol, places=service.connections),  # type: ignore[arg-type]
         ws=StreamProtocol,
         ws_max_size=64 * 1024,
         # Compressed frames would have to be made for each client.

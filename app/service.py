@@ -22,10 +22,12 @@ from app.batching.policy import BatchPolicy
 from app.cameras.capacity import Load, refusal
 from app.cameras.registry import Registry
 from app.cameras.store import CameraStore
+from app.connections import Connections, places
 from app.errors import NotReady, OverCapacity, TooManyRequests
 from app.gpus import watch_gpus
 from app.inference.detector import Detector
 from app.load import SAMPLE_S, LoadMeter
+from app.logs import RepeatFilter
 from app.progress import Progress
 from app.results.history import History
 from app.results.hub import ResultHub
@@ -37,6 +39,8 @@ from app.types import Availability, EngineInfo, GpuSnapshot
 from app.watchdog import LoopWatchdog
 
 logger = logging.getLogger("vidette.service")
+load_logger = logging.getLogger("vidette.load")
+load_logger.addFilter(RepeatFilter())
 State: TypeAlias = Literal["starting", "ready", "stopping", "stopped"]
 CLOSE_S = 4.0
 MAX_DIAGNOSES = 4
@@ -62,6 +66,7 @@ class Parts:
     samples: Samples
     meter: LoadMeter
     watchdog: LoopWatchdog
+    connections: Connections
 
 
 class Places:
@@ -103,6 +108,7 @@ class Service:
         self.abandoned_threads = 0
         self.on_stopping: Callable[[], None] = lambda: None
         self.on_hung: Callable[[], None] = lambda: None  # called by the watchdog, in its thread
+        self.connections = Connections(*places(settings.server))
         self.watchdog = LoopWatchdog(give_up_s=settings.server.stall_exit_s, on_hung=lambda: self.on_hung())
         self._choice = choice
         self._tracing = tracing
@@ -242,6 +248,7 @@ class Service:
             samples=self.samples,
             meter=meter,
             watchdog=self.watchdog,
+            connections=self.connections,
         )
         await meter.sample()
         async with anyio.create_task_group() as workers:
@@ -265,8 +272,10 @@ class Service:
             await anyio.sleep(SAMPLE_S)
             try:
                 window = await meter.sample()
+            except OSError as exc:
+                load_logger.warning("the load cannot be measured: %s", exc.strerror)
             except Exception:  # a figure less is no reason to stop watching cameras
-                logger.exception("the load cannot be measured")
+                load_logger.exception("the load cannot be measured")
             else:
                 self.samples.decode_cores = window.decode_cores
 

@@ -78,6 +78,12 @@ class ServerSettings(_Section):
     allowed_hosts: _Names = Field(
         (), description="names that requests may call the service by, besides localhost; see docs/access.md"
     )
+    max_connections: int = Field(
+        4096, ge=1, le=100_000, description="most connections at once; at most half of what `ulimit -n` says"
+    )
+    max_connections_per_client: int = Field(
+        2048, ge=1, le=100_000, description="most of them from one address, such as that of a reverse proxy"
+    )
     stall_exit_s: float = Field(
         60,
         ge=0,

@@ -44,6 +44,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._frames_left = _FRAMES_AT_ONCE
         self._frames_at = self.loop.time()
         self._cut_off: asyncio.TimerHandle | None = None
+        self.on_lost: Callable[[], None] = lambda: None
 
     # As an outlet
 
@@ -86,6 +87,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._cut_off is not None:
             self._cut_off.cancel()
+        self.on_lost()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:

@@ -11,7 +11,7 @@ from app.api.hosts import is_loopback
 from app.errors import BackendUnavailable, ConfigError
 from app.logs import configure_logging
 from app.main import create_app
-from app.server import listen, make_server
+from app.server import listen, make_server, raise_descriptor_limit
 from app.service import Service
 from app.settings import Settings
 
@@ -23,6 +23,7 @@ LAST_RESORT_S = 9.0
 def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT, or until the service breaks. 0 after a stop, 1 after a crash, 2 for bad settings."""
     configure_logging(settings.log.level, settings.log.format)
+    raise_descriptor_limit()
     sock = listen(settings.server, settings.auth)
     host, port = sock.getsockname()[:2]
     app = create_app(settings)

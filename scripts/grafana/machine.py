@@ -156,6 +156,18 @@ GPU = row(
 CLIENTS = row(
     "Clients",
     Panel(
+        title="Connections",
+        description="Open connections, WebSockets too, and those a second that were refused or cut off, by reason.",
+        unit="short",
+        queries=[
+            Query(expr=f"vidette_http_connections{{{SERVICE}}}", legend="{{instance}}"),
+            Query(
+                expr=f"sum by (instance, reason) ({rate('vidette_http_connections_ended_total', SERVICE)}) > 0",
+                legend="{{instance}} {{reason}}",
+            ),
+        ],
+    ),
+    Panel(
         title="Event loop",
         description="How long the event loop lets others wait, and how often it stood still for over a second. Every"
         " answer and every result passes through it.",

@@ -37,6 +37,8 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "vidette_model_info": ("gauge", {"model", "sha256", "precision", "backend"}),
     "vidette_camera_readers_ending": ("gauge", set()),
     "vidette_metrics_errors_total": ("counter", set()),
+    "vidette_http_connections": ("gauge", set()),
+    "vidette_http_connections_ended_total": ("counter", {"reason"}),
     "vidette_event_loop_stalls_total": ("counter", set()),
     "vidette_event_loop_lag_seconds": ("gauge", set()),
     "vidette_ws_clients": ("gauge", set()),
