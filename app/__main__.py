@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from app.cli import main
+from app.title import name_process
 
 if __name__ == "__main__":
+    name_process("vidette", sys.argv[1:] or ["serve"])
+
+    from app.cli import main  # late: the arguments are public until here
+
     sys.exit(main(sys.argv[1:] or ["serve"]))

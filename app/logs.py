@@ -43,8 +43,13 @@ def forget_secret(secret: str | None) -> None:
     _secrets.discard(secret)
 
 
-def configure_logging(level: str = "info", format: LogFormat = "text") -> None:
-    """Send every logger's lines to stderr, redacted, in one format. Idempotent: the last call counts.
+def redacted(text: str) -> str:
+    """Any text without what is secret in it. Any thread."""
+    return _secrets.redact(text)
+
+
+def configure_logging(level: str = "info", format: LogFormat = "text", *, stream: TextIO | None = None) -> None:
+    """Send every logger's lines to stderr, or `stream`, redacted, in one format. Idempotent: the last call counts.
 
     `level` is a name of the logging module in either case. Libraries that report every request or task speak from
     warning on, unless `level` is debug.
@@ -56,7 +61,7 @@ def configure_logging(level: str = "info", format: LogFormat = "text") -> None:
     for handler in [handler for handler in root.handlers if isinstance(handler, _StderrHandler)]:
         root.removeHandler(handler)
         handler.close()
-    root.addHandler(_StderrHandler(JsonFormatter() if format == "json" else TextFormatter()))
+    root.addHandler(_StderrHandler(JsonFormatter() if format == "json" else TextFormatter(), stream))
     root.setLevel(number)
     for name in _UVICORN:
         uvicorn = logging.getLogger(name)
@@ -136,8 +141,8 @@ class JsonFormatter(logging.Formatter):
 
 
 class _StderrHandler(_TextStreamHandler):
-    def __init__(self, formatter: logging.Formatter) -> None:
-        super().__init__(sys.stderr)
+    def __init__(self, formatter: logging.Formatter, stream: TextIO | None) -> None:
+        super().__init__(stream or sys.stderr)
         self.setFormatter(formatter)
 
     def handleError(self, record: logging.LogRecord) -> None:

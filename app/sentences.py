@@ -45,6 +45,7 @@ def field_errors(errors: Sequence[Any]) -> Iterator[tuple[str, str]]:
             message = message[:1].lower() + message[1:]
             # A body that is only text may be a URL with a password in it.
             secretive = field == "body" or any(word in field for word in ("password", "token", "url"))
-            if isinstance(error.get("input"), (int, float, str)) and not secretive:
-                message += f", not {redact(str(error['input']))[:80]!r}"
+            given = error.get("input")
+            if isinstance(given, (int, float, str)) and not secretive and "://" not in str(given):
+                message += f", not {redact(str(given))[:80]!r}"
         yield field, message

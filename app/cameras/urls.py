@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote, quote_plus, unquote
 
 Scheme = Literal["rtsp", "rtsps", "file"]
 
@@ -29,6 +29,9 @@ _AUTHORITY_END = re.compile(r"[/?#]")
 _REMOVED = "***"
 _MIN_SECRET_LENGTH = 4
 _URL_TEXT = re.compile(r"""(rtsps?://)([^\s"<>]*)@""", re.IGNORECASE)
+_AUTHORIZATION = re.compile(
+    r"""(authorization["']?\s*[:=,]\s*b?["']?(?:basic|bearer|digest))\s[^\r\n]*""", re.IGNORECASE
+)
 _URL_AUTHORITY = re.compile(r"(rtsps?://)[^\s/]*@", re.IGNORECASE)
 _QUERY_SECRET = re.compile(
     r"""((?:password|passwd|passwort|passphrase|pass|pwd|token|secret|api_?key|access_?key)=)([^\s&"'<>;]+)""",
@@ -267,6 +270,8 @@ def redact(text: str) -> str:
 
     When in doubt it removes too much: everything from `://` to the last `@` of a word that could hold user:password.
     """
+    if "uthorization" in text or "UTHORIZATION" in text:
+        text = _AUTHORIZATION.sub(rf"\1 {_REMOVED}", text)
     if "=" in text:
         text = _QUERY_SECRET.sub(rf"\1{_REMOVED}", text)
     if "@" not in text:
@@ -321,6 +326,7 @@ def _forms(secret: str) -> Iterator[str]:
     yield _encode(secret, colon=True)
     yield _encode(secret, colon=False)
     yield quoted
+    yield quote_plus(secret, errors="surrogatepass")
     yield re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), quoted)
     yield json.dumps(secret)[1:-1]
     yield json.dumps(secret, ensure_ascii=False)[1:-1]

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from app import __version__
 from app.cli import cameras, measuring, models, service, tokens
 from app.errors import AppError, ConfigError
+from app.title import name_process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Usage errors end the process with 2, as argparse does."""
+    if argv is None:
+        name_process("vidette", sys.argv[1:])
     parser = build_parser()
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:

@@ -9,11 +9,12 @@ import threading
 
 from app.api.hosts import is_loopback
 from app.errors import BackendUnavailable, ConfigError
-from app.logs import configure_logging
+from app.logs import configure_logging, redacted
 from app.main import create_app
 from app.server import listen, make_server, raise_descriptor_limit
 from app.service import Service
 from app.settings import Settings
+from app.stderr import guarded_stderr
 
 logger = logging.getLogger("vidette.service")
 # Every step of the shutdown is bounded; this is for the one that nobody thought of.
@@ -22,7 +23,17 @@ LAST_RESORT_S = 9.0
 
 def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT, or until the service breaks. 0 after a stop, 1 after a crash, 2 for bad settings."""
-    configure_logging(settings.log.level, settings.log.format)
+    with guarded_stderr(redacted) as stream:
+        configure_logging(settings.log.level, settings.log.format, stream=stream)
+        try:
+            service = _run(settings)
+            code = outcome(service)
+        finally:
+            configure_logging(settings.log.level, settings.log.format)
+    return leave(code, abandoned=service.abandoned_threads)
+
+
+def _run(settings: Settings) -> Service:
     raise_descriptor_limit()
     sock = listen(settings.server, settings.auth)
     host, port = sock.getsockname()[:2]
@@ -37,7 +48,7 @@ def serve(settings: Settings) -> int:
     service.on_hung = lambda: os._exit(1)
     server.run(sockets=[sock])
     sock.close()
-    return leave(outcome(service), abandoned=service.abandoned_threads)
+    return service
 
 
 def outcome(service: Service) -> int:

@@ -16,6 +16,7 @@ from app.simulator.control import Control, serve_control
 from app.simulator.errors import SimulatorError
 from app.simulator.faults import Fault
 from app.simulator.server import RtspServer, ServerOptions
+from app.title import name_process
 
 _EXAMPLE = """\
 example:
@@ -173,4 +174,5 @@ def _write_text(text: str) -> None:
 
 
 if __name__ == "__main__":
+    name_process("vidette-simulator", sys.argv[1:])
     sys.exit(main())

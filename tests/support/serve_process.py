@@ -58,7 +58,7 @@ class ServeProcess:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the service ended with {self.process.returncode}:\n{self.log()}"
-            found = re.search(r"listening on (http://\S+)", self.log())
+            found = re.search(r'listening on (http://[^\s"]+)', self.log())
             if found:
                 self.url = found[1]
                 try:

@@ -99,15 +99,13 @@ def _open(
     urls = _urls(camera, request.hosts)
     options, format_name = _options(request, camera, patience_s=patience_s, tls_ca_file=tls_ca_file)
     timeout = (request.stall_timeout_s, request.stall_timeout_s)
+    failure = None
     for url in urls:
         tried_at = clock()
         with redirects_refused() as redirect:
             try:
                 container = av.open(url, "r", format=format_name, options=options, timeout=timeout)
             except (av.FFmpegError, MemoryError) as exc:
-                if redirect.location is not None:
-                    return redirect.location
-                # Not chained: the original's text holds the password, and a traceback would print it.
                 failure = open_failed(
                     exc,
                     camera,
@@ -115,13 +113,17 @@ def _open(
                     patience_s=patience_s,
                     anonymous=not (camera.username or camera.password),
                 )
-                if failure.code not in _NEXT_ADDRESS or clock() - started_at > request.stall_timeout_s:
-                    raise failure from None
             else:
                 return OpenStream(
                     camera=camera, container=container, video=_find_video(container, camera), patience_s=patience_s
                 )
-    raise failure from None
+        if redirect.location is not None:
+            return redirect.location
+        if failure.code not in _NEXT_ADDRESS or clock() - started_at > request.stall_timeout_s:
+            break
+    assert failure is not None, "there is always a URL"
+    # Raised out here, so that it holds on to nothing of the original: that one's text has the password.
+    raise failure
 
 
 def _urls(camera: CameraUrl, hosts: HostPolicy) -> list[str]:
