@@ -134,9 +134,15 @@ def _camera_metrics(cameras: Iterable[Camera[Any]]) -> Iterator[Metric]:
     last = GaugeMetricFamily(
         "vidette_camera_last_frame_timestamp_seconds", "Unix time of the newest frame.", labels=["camera"]
     )
+    level = GaugeMetricFamily(
+        "vidette_camera_degradation_level",
+        "What gives way under overload: 0 nothing, 1 thinned out, 2 to 4 decoded with less and less work.",
+        labels=["camera"],
+    )
     for camera in cameras:
         status = camera.status
         name = status.camera_id
+        level.add_metric([name], 0 if status.degradation is None else status.degradation.level)
         up.add_metric([name], 1 if status.state == "running" else 0)
         for each in STATES:
             state.add_metric([name, each], 1 if status.state == each else 0)
@@ -149,7 +155,7 @@ def _camera_metrics(cameras: Iterable[Camera[Any]]) -> Iterator[Metric]:
             restarts.add_metric([name, code], count)
         if status.last_frame_utc is not None:
             last.add_metric([name], status.last_frame_utc)
-    yield from (up, state, fps, expected, restarts, last)
+    yield from (up, state, fps, expected, restarts, last, level)
 
 
 def _expected_fps(status: CameraStatus, max_fps: float | None) -> float | None:

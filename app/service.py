@@ -28,6 +28,7 @@ from app.gpus import watch_gpus
 from app.inference.detector import Detector
 from app.load import SAMPLE_S, LoadMeter
 from app.logs import RepeatFilter
+from app.overload import Overload
 from app.progress import Progress
 from app.results.history import History
 from app.results.hub import ResultHub
@@ -65,6 +66,7 @@ class Parts:
     registry: Registry[Any]
     samples: Samples
     meter: LoadMeter
+    overload: Overload
     watchdog: LoopWatchdog
     connections: Connections
 
@@ -239,6 +241,7 @@ class Service:
             on_remove=hub.forget,
         )
         meter = LoadMeter(registry, batcher, info, least_fps=settings.overload.least_fps)
+        overload = Overload(registry, batcher.mailbox, cores=meter.cores)
         self._parts = Parts(
             choice=choice,
             engine=info,
@@ -247,13 +250,14 @@ class Service:
             registry=registry,
             samples=self.samples,
             meter=meter,
+            overload=overload,
             watchdog=self.watchdog,
             connections=self.connections,
         )
         await meter.sample()
         async with anyio.create_task_group() as workers:
             workers.start_soon(batcher.run, name="batcher")
-            workers.start_soon(self._sample, meter, name="load")
+            workers.start_soon(self._sample, meter, overload, name="load")
             workers.start_soon(watch_gpus, choice.backend.gpus, self._show_gpus, name="gpus")
             try:
                 await registry.load()
@@ -266,12 +270,14 @@ class Service:
                 self.abandoned_threads += registry.abandoned_threads
                 workers.cancel_scope.cancel()
 
-    async def _sample(self, meter: LoadMeter) -> None:
-        """Measure what is used, once a second."""
+    async def _sample(self, meter: LoadMeter, overload: Overload) -> None:
+        """Measure what is used, once a second, and have the cameras do with less where that is too much."""
         while True:
             await anyio.sleep(SAMPLE_S)
             try:
                 window = await meter.sample()
+                if self.settings.overload.ladder == "auto":
+                    overload.observe(window)
             except OSError as exc:
                 load_logger.warning("the load cannot be measured: %s", exc.strerror)
             except Exception:  # a figure less is no reason to stop watching cameras
@@ -284,7 +290,8 @@ class Service:
 
     def load(self) -> Load:
         """What is used and left now, as measured last."""
-        return self.parts.meter.load(self.samples.gpus)
+        parts = self.parts
+        return parts.meter.load(self.samples.gpus, degraded=parts.overload.state.light)
 
     def admit(self) -> None:
         """Raise `OverCapacity` when one more camera would not be served."""

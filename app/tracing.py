@@ -16,7 +16,7 @@ from typing import Any, Generic
 import anyio
 
 from app import __version__
-from app.cameras.source import FrameSource, SourceRequest
+from app.cameras.source import DecodeEffort, FrameSource, SourceRequest
 from app.errors import AppError, ConfigError, SourceError
 from app.inference.detector import Detector
 from app.threads import in_daemon_thread
@@ -153,8 +153,8 @@ class _TracedSource(Generic[S]):
             yield first
             yield from frames
 
-    def pace(self, max_fps: float | None) -> None:
-        self._source.pace(max_fps)
+    def pace(self, max_fps: float | None, effort: DecodeEffort = DecodeEffort.FULL) -> None:
+        self._source.pace(max_fps, effort)
 
     def interrupt(self) -> None:
         self._source.interrupt()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, Path, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.cameras.camera import Camera
+from app.cameras.ladder import Degradation, LevelName
 from app.cameras.motion import MotionState
 from app.cameras.settings import MotionSettings
 from app.cameras.urls import masked
@@ -62,6 +63,15 @@ class MotionView(BaseModel):
     since: str
 
 
+class DegradationView(BaseModel):
+    """What a camera has to do without, since the machine is overloaded. Null in a status: nothing."""
+
+    level: int = Field(description="1: thinned out before inference; 2 to 4: decoded with less and less work")
+    name: LevelName
+    since: str
+    reason: str
+
+
 class StatusView(BaseModel):
     state: str
     since: str
@@ -78,6 +88,7 @@ class StatusView(BaseModel):
     restarts: int
     last_frame_at: str | None
     motion: MotionView | None
+    degradation: DegradationView | None
     frames: FramesView
 
 
@@ -130,6 +141,7 @@ def status_view(camera: Camera[Any]) -> StatusView:
         restarts=sum(status.restarts.values()),
         last_frame_at=None if status.last_frame_utc is None else utc_text(status.last_frame_utc),
         motion=_motion_view(status.motion),
+        degradation=_degradation_view(status.degradation),
         frames=FramesView(
             decoded=counts.decoded,
             published=counts.published,
@@ -141,6 +153,17 @@ def status_view(camera: Camera[Any]) -> StatusView:
 
 def _motion_view(motion: MotionState | None) -> MotionView | None:
     return None if motion is None else MotionView(still=motion.still, since=utc_text(motion.since_utc))
+
+
+def _degradation_view(degradation: Degradation | None) -> DegradationView | None:
+    if degradation is None:
+        return None
+    return DegradationView(
+        level=degradation.level,
+        name=degradation.name,
+        since=utc_text(degradation.since_utc),
+        reason=degradation.reason,
+    )
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from app import __version__
 from app.api.common import PartsDep, ServiceDep, problems
 from app.cameras.capacity import Load, Room, refusal, room_for, rooms
 from app.cameras.doctor import diagnose
+from app.cameras.ladder import LevelName
 from app.cameras.settings import Password, Url, Username
 from app.results.wire import utc_text
 from app.service import Service
@@ -123,6 +124,16 @@ class NvdecView(BaseModel):
     measured: str = "used: by NVML; needed: used, divided by the cameras that are decoded there"
 
 
+class OverloadView(BaseModel):
+    """How far the degradation ladder has gone."""
+
+    ladder: Literal["auto", "off"] = Field(description="the setting overload.ladder")
+    level: int = Field(description="of the cameras with the lowest priority; 0: nothing gives way")
+    name: LevelName
+    reason: str | None
+    cameras: int = Field(description="cameras above level 0")
+
+
 class CapacityView(BaseModel):
     cameras: int
     room_for: int = Field(description="more cameras like the present ones")
@@ -132,6 +143,7 @@ class CapacityView(BaseModel):
     inference: InferenceView
     memory: MemoryView
     nvdec: NvdecView | None
+    overload: OverloadView
     gpus: list[GpuView]
 
 
@@ -254,6 +266,7 @@ async def capacity(service: ServiceDep) -> CapacityView:
             needed_bytes=load.needed_bytes,
         ),
         nvdec=_nvdec_view(load, left["nvdec"]) if "nvdec" in left else None,
+        overload=_overload_view(service),
         gpus=_gpus(service),
     )
 
@@ -286,6 +299,12 @@ def _inference_view(load: Load, *, observed: bool) -> InferenceView:
 
 def _nvdec_view(load: Load, room: Room) -> NvdecView:
     return NvdecView(used=round(load.nvdec_load or 0.0, 3), left=round(room.left, 3), needed=round(room.needed, 4))
+
+
+def _overload_view(service: Service) -> OverloadView:
+    state = service.parts.overload.state
+    ladder = service.settings.overload.ladder
+    return OverloadView(ladder=ladder, level=state.level, name=state.name, reason=state.reason, cameras=state.degraded)
 
 
 def _gpus(service: Service) -> list[GpuView]:

@@ -7,8 +7,8 @@ quiet is owed `CREDIT` of its past and no more. With one slot a camera, even a b
 
 Two rules keep overload from showing in ages and shares. A frame that has waited longer than a batch takes lets younger
 ones go first: its camera keeps its turn, and takes it with its next frame. And when much is dropped (`strict`), a batch
-takes nobody along whose turn comes after the next turn of the camera that leads it: with room for everybody in each
-batch, all would get the same.
+takes nobody along whose turn comes after the next turn of the camera that leads it, and no frame that has waited too
+long: with room for everybody in each batch, all would get the same.
 
 Where contexts have cores of their own, one that took everything would keep it from another that is free a moment later.
 So each takes its part of what is left (guided self-scheduling: Polychronopoulos and Kuck, 1987), and they end at about
@@ -71,8 +71,8 @@ class BatchPolicy:
     ) -> Decision:
         """Decide for one free context. Frames older than `max_age_s` are stale, whether or not a batch is formed.
 
-        Frames that have waited for more than `young_s` come after all others. `strict`: shares count more than a full
-        batch.
+        Frames that have waited for more than `young_s` come after all others. `strict`: shares and ages count more than
+        full batches and busy contexts.
         """
         stale = tuple([i for i, frame in enumerate(waiting) if now - frame.arrived_at > self.max_age_s])
         fresh = [i for i in range(len(waiting)) if i not in stale] if stale else range(len(waiting))
@@ -97,8 +97,10 @@ class BatchPolicy:
         taken = turns[:size]
         if strict:
             old, _, _, leader = taken[0]
+            if old:  # more frames come than can be inferred, so a young one is about to
+                return Decision(stale=stale, wait_s=young_s)
             until = waiting[leader].next_turn
-            taken = [turn for turn in taken if turn[0] is old and turn[1] <= until]
+            taken = [turn for turn in taken if not turn[0] and turn[1] <= until]
             reason = reason if len(taken) == size else "context_free"
         return Decision(take=tuple([turn[-1] for turn in taken]), stale=stale, reason=reason)
 

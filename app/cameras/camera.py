@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol
 
 from app.cameras.backoff import Backoff
+from app.cameras.ladder import Degradation
 from app.cameras.lane import Lane, LaneSettings
 from app.cameras.ledger import FrameCounts
 from app.cameras.motion import MotionState
@@ -39,6 +40,7 @@ class CameraStatus:
     restarts: dict[str, int]  # by error code
     last_frame_utc: float | None
     motion: MotionState | None  # None: the gate is off, or has seen nothing
+    degradation: Degradation | None  # None: nothing gives way
     frames: FrameCounts
 
 
@@ -99,7 +101,12 @@ class Camera(Generic[S]):
         self.lane.settings = self._context.lane_settings(settings)
         if reconnect:
             self.restart()
-        elif self._reader is not None:
+        else:
+            self.pace()
+
+    def pace(self) -> None:
+        """Have the source know what the lane wants of it."""
+        if self._reader is not None:
             self._reader.pace()
 
     def restart(self) -> None:
@@ -147,6 +154,7 @@ class Camera(Generic[S]):
             restarts=dict(self._restarts),
             last_frame_utc=lane.last_frame_utc,
             motion=lane.motion if running else None,
+            degradation=lane.degradation,
             frames=lane.counts(),
         )
 

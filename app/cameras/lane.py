@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from app.cameras.ladder import Degradation
 from app.cameras.ledger import FrameCounts, Ledger
 from app.cameras.meters import Histogram, RateMeter
 from app.cameras.motion import MotionState
 from app.cameras.settings import MotionSettings
+from app.cameras.source import DecodeEffort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +44,25 @@ class Lane:
         self.motion: MotionState | None = None  # None: the gate is off, or has seen nothing yet
         self.cpu_s = 0.0  # CPU time of its reader threads since the start, as far as frames came
         self.lag_s = 0.0  # how far reading is behind the camera
+        self.degradation: Degradation | None = None  # under overload; written by the event loop, as the next two
+        self.thin_fps: float | None = None  # frames a second that are let through; None: all
+        self.effort = DecodeEffort.FULL
         self.closed = False
 
     def __repr__(self) -> str:
         return f"Lane({self.camera_id!r}, {self.counts()})"
+
+    @property
+    def level(self) -> int:
+        """Of its degradation; 0: none."""
+        degradation = self.degradation
+        return 0 if degradation is None else degradation.level
+
+    @property
+    def wanted_fps(self) -> float | None:
+        """Frames a second that are wanted of its source; None: all."""
+        limits = [fps for fps in (self.settings.max_fps, self.thin_fps) if fps is not None]
+        return min(limits, default=None)
 
     def counts(self) -> FrameCounts:
         return self.ledger.counts()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +23,10 @@ from app.logs import camera_logger
 from app.types import Frame, S, SourceFrame, StreamInfo
 
 State: TypeAlias = Literal["connecting", "running", "retrying", "disabled"]
+
+
+# Decoders are many and contexts few: at the same niceness they would starve inference and the API of cores.
+NICENESS = 5
 
 
 class Mailslot(Protocol[S]):
@@ -73,6 +80,7 @@ class Reader(Generic[S]):
         self._wall = wall
         self._log = camera_logger(request.camera_id)
         self._gate = RateGate()
+        self._overload_gate = RateGate()
         self._motion = MotionGate()
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -101,12 +109,13 @@ class Reader(Generic[S]):
             source.interrupt()
 
     def pace(self) -> None:
-        """Tell the source that the lane's `max_fps` changed. Any thread."""
-        source = self._source
+        """Tell the source that what the lane wants has changed. Any thread."""
+        source, lane = self._source, self._lane
         if source is not None:
-            source.pace(self._lane.settings.max_fps)
+            source.pace(lane.wanted_fps, lane.effort)
 
     def _run(self) -> None:
+        _give_way()
         try:
             while not self._stopping.is_set():
                 self._report("connecting")
@@ -127,7 +136,7 @@ class Reader(Generic[S]):
             try:
                 if self._stopping.is_set():  # `stop` may have come before it could see this source
                     return None, 0.0
-                source.pace(self._lane.settings.max_fps)
+                source.pace(self._lane.wanted_fps, self._lane.effort)
                 for frame in source.frames():
                     if self._stopping.is_set():
                         frame.surface.release()
@@ -181,6 +190,8 @@ class Reader(Generic[S]):
             unwanted: DropReason | None = None
             if not self._gate.admits(at_s, settings.max_fps):
                 unwanted = "rate_limit"
+            elif not self._overload_gate.admits(at_s, lane.thin_fps):
+                unwanted = "degraded"
             elif not self._shows_news(frame, settings.motion):
                 unwanted = "still"
         except BaseException:  # a lost device, say: the connection ends, and this frame with it
@@ -207,3 +218,10 @@ class Reader(Generic[S]):
 
     def _report(self, state: State, *, error: SourceError | None = None, retry_at: float | None = None) -> None:
         self._on_report(ReaderReport(state=state, since_utc=self._wall(), error=error, retry_at=retry_at))
+
+
+def _give_way() -> None:
+    """Have this thread run after the event loop and the execution contexts where cores are short."""
+    if sys.platform == "linux":  # elsewhere niceness is the process's
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from typing import Generic, Literal, Protocol
 
@@ -31,6 +32,15 @@ class SourceRequest:
         return f"SourceRequest({self.camera_id}, {masked(self.url)}, username={self.username!r}, {self.transport})"
 
 
+class DecodeEffort(IntEnum):
+    """How much work decoding may be. Each leaves out what the one before it does, and more."""
+
+    FULL = 0
+    LIGHT = 1  # no loop filter but in keyframes: some noise at block edges
+    REFERENCES = 2  # no frames that none builds on
+    KEYFRAMES = 3  # nothing else
+
+
 class FrameSource(Protocol[S]):
     """One connection to one camera. Works until it fails; never retries (its `Camera` does).
 
@@ -50,8 +60,11 @@ class FrameSource(Protocol[S]):
         """
         ...
 
-    def pace(self, max_fps: float | None) -> None:
-        """Tell how many frames a second are wanted, so that the source may decode less. A hint, never a promise."""
+    def pace(self, max_fps: float | None, effort: DecodeEffort = DecodeEffort.FULL) -> None:
+        """Tell how many frames a second are wanted, and what they may cost. A hint, never a promise.
+
+        Pictures stay right: what needs a keyframe to begin, as every return to more effort does, begins with one.
+        """
         ...
 
     def interrupt(self) -> None:
@@ -78,7 +91,7 @@ class UnreadableSource(Generic[S]):
             "set the password anew, or put the right key back (secret.key or secrets.key_file) and restart",
         )
 
-    def pace(self, max_fps: float | None) -> None:
+    def pace(self, max_fps: float | None, effort: DecodeEffort = DecodeEffort.FULL) -> None:
         pass
 
     def interrupt(self) -> None:

@@ -21,7 +21,7 @@ from app.backends.select import Choice
 from app.backends.synthetic.detector import SCORE, SyntheticDetector
 from app.backends.synthetic.source import SyntheticSource, SyntheticSurface, box_at
 from app.cameras.settings import CameraRegistration
-from app.cameras.source import SourceRequest
+from app.cameras.source import DecodeEffort, SourceRequest
 from app.inference.pool import PooledDetector
 from app.measure.figures import difference
 from app.measure.observation import look, summed
@@ -100,8 +100,8 @@ class MeteredSource:
                 return
             yield frame
 
-    def pace(self, max_fps: float | None) -> None:
-        self._source.pace(max_fps)
+    def pace(self, max_fps: float | None, effort: DecodeEffort = DecodeEffort.FULL) -> None:
+        self._source.pace(max_fps, effort)
 
     def interrupt(self) -> None:
         self._source.interrupt()

@@ -10,13 +10,16 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.backends.base import Backend
 from app.cameras.camera import Camera
+from app.cameras.ladder import LEVELS
 from app.cameras.settings import CameraRegistration
+from app.cameras.shares import Demand, dues
 from app.main import create_app
 from app.measure.figures import Percentiles, difference, percentiles
 from app.measure.observation import IN_CONTEXT, LedgerCheck, Snapshot, check_ledgers, look, summed
@@ -109,22 +112,6 @@ class Ages:
                 self._seen[camera_id] = result.seq
 
 
-def dues(offered_fps: Mapping[str, float], priorities: Mapping[str, int], inferred_fps: float) -> dict[str, float]:
-    """What each camera is due of `inferred_fps`: by priority, and never more than it offers."""
-    due: dict[str, float] = {}
-    left_fps, open_ = inferred_fps, set(offered_fps)
-    while open_:
-        weights = sum(priorities[name] for name in open_)
-        content = {name for name in open_ if offered_fps[name] <= left_fps * priorities[name] / weights}
-        if not content:
-            due |= {name: left_fps * priorities[name] / weights for name in open_}
-            break
-        due |= {name: offered_fps[name] for name in content}
-        left_fps -= sum(offered_fps[name] for name in content)
-        open_ -= content
-    return due
-
-
 async def measure_overload(
     settings: Settings,
     backend: Backend[Any],
@@ -164,7 +151,7 @@ async def _measure(
     after, spent = look(parts, cameras), ThreadClocks.read().since(clocks)
     ages.take()
     api_ms = asking.result()
-    levels: dict[str, int] = {}
+    levels: Counter[str] = Counter(LEVELS[camera.lane.level] for camera in cameras)
     return lambda ledger: overload_run(
         plan, before, after, ages.timings, api_ms=api_ms, spent=spent, levels=levels, ledger=ledger
     )
@@ -186,7 +173,8 @@ def overload_run(
     pairs = dict(zip(names, zip(before.frames, after.frames, strict=True), strict=True))
     offered = {name: (b.decoded - a.decoded) / seconds for name, (a, b) in pairs.items()}
     inferred = {name: (b.published - a.published) / seconds for name, (a, b) in pairs.items()}
-    due = dues(offered, plan.priorities, sum(inferred.values()))
+    demands = {name: Demand(fps=offered[name], priority=plan.priorities[name]) for name in names}
+    due = dues(demands, sum(inferred.values()))
     every = [timing for kept in timings.values() for timing in kept]
     in_context = [sum(timing[stage] for stage in IN_CONTEXT) for timing in every]
     waited = [

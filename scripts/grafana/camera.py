@@ -77,6 +77,16 @@ STREAM = row(
         mappings=[state_mapping()],
     ),
     Panel(
+        title="Degradation",
+        description="What gives way under overload: 0 nothing, 1 thinned out before inference, 2 no loop filter but in"
+        " keyframes, 3 references only, 4 keyframes only.",
+        unit="short",
+        kind="state-timeline",
+        width=24,
+        height=4,
+        queries=[Query(expr=f"vidette_camera_degradation_level{{{WHERE}}}", legend="level")],
+    ),
+    Panel(
         title="Frames a second",
         description="Expected: what the stream declares, max_fps at most. Delivered: out of the decoder. Inferred: its"
         " results that went out.",

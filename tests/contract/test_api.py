@@ -51,6 +51,7 @@ STATUS_FIELDS = {
     "inferred_fps",
     "restarts",
     "last_frame_at",
+    "degradation",
     "motion",
     "frames",
 }

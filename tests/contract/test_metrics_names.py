@@ -18,6 +18,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "vidette_camera_state": ("gauge", {"camera", "state"}),
     "vidette_camera_fps": ("gauge", {"camera", "kind"}),
     "vidette_camera_expected_fps": ("gauge", {"camera"}),
+    "vidette_camera_degradation_level": ("gauge", {"camera"}),
     "vidette_camera_restarts_total": ("counter", {"camera", "code"}),
     "vidette_camera_last_frame_timestamp_seconds": ("gauge", {"camera"}),
     "vidette_frames_decoded_total": ("counter", {"camera"}),

@@ -15,7 +15,7 @@ from app.backends.synthetic.backend import SyntheticBackend
 from app.backends.synthetic.detector import CLASSES, SyntheticDetector
 from app.backends.synthetic.source import SyntheticSurface
 from app.cameras.lane import Lane, LaneSettings
-from app.cameras.source import SourceRequest
+from app.cameras.source import DecodeEffort, SourceRequest
 from app.results.wire import Result
 from app.types import Detections, EngineInfo, Frame, FrameTimes, GpuSnapshot, SourceFrame, StageTimes, StreamInfo
 
@@ -205,6 +205,7 @@ class ScriptedSource:
     steps: Sequence[Step]
     request: SourceRequest | None = None
     paces: list[float | None] = field(default_factory=list)
+    efforts: list[DecodeEffort] = field(default_factory=list)
     closed: int = 0
     interrupted: threading.Event = field(default_factory=threading.Event)
     info: StreamInfo | None = None
@@ -222,8 +223,9 @@ class ScriptedSource:
             else:
                 yield step
 
-    def pace(self, max_fps: float | None) -> None:
+    def pace(self, max_fps: float | None, effort: DecodeEffort = DecodeEffort.FULL) -> None:
         self.paces.append(max_fps)
+        self.efforts.append(effort)
 
     def interrupt(self) -> None:
         self.interrupted.set()

@@ -18,7 +18,7 @@ import trustme
 from app.backends.ffmpeg.source import PyavSource
 from app.backends.synthetic.source import SyntheticSurface
 from app.cameras.doctor import STEPS, Diagnosis, Step, StreamStep, diagnose
-from app.cameras.source import SourceRequest
+from app.cameras.source import DecodeEffort, SourceRequest
 from app.errors import SourceError, SourceErrorCode
 from app.types import FrameTimes, SourceFrame, StreamInfo
 from tests.support.clips import write_test_clip
@@ -60,7 +60,7 @@ class ScriptedSource:
         times = FrameTimes(arrived_at=now, decoded_at=now, decode_s=0, captured_utc=0, clock="arrival")
         yield SourceFrame(pts_s=0, times=times, surface=self.surface)
 
-    def pace(self, max_fps: float | None) -> None:
+    def pace(self, max_fps: float | None, effort: DecodeEffort = DecodeEffort.FULL) -> None:
         pass
 
     def interrupt(self) -> None:

@@ -17,6 +17,7 @@ from app.backends.cuda.surface import CudaSurface
 from app.backends.cuda.writer import SurfaceWriter
 from app.backends.ffmpeg.decoder import Log
 from app.backends.ffmpeg.reader import VideoPacket
+from app.cameras.source import DecodeEffort
 from app.errors import SourceError, SourceErrorCode
 from app.types import SourceFrame, StreamInfo
 
@@ -51,6 +52,7 @@ class CudaDecoder:
         self._inner: NvdecDecoder | UploadDecoder | None = None
         self._software: UploadDecoder | None = None  # once there was one; FFmpeg's decoder cannot be made twice
         self._info: StreamInfo | None = None
+        self._effort = DecodeEffort.FULL
         self._refused = 0  # packets that no decoder saw, and those of NVDEC decoders that are gone
         self._bitstream: Bitstream | None = None  # None: nothing about the stream can lead to NVDEC
         self._probe: FormatProbe | None = None
@@ -102,6 +104,12 @@ class CudaDecoder:
             for frame in frames:
                 frame.surface.release()
             raise
+
+    def spend(self, effort: DecodeEffort) -> None:
+        """What NVDEC decodes costs no core's time, and it has no filter to leave out."""
+        self._effort = effort
+        if self._software is not None:
+            self._software.spend(effort)
 
     def close(self) -> None:
         if not self._closed:
@@ -215,6 +223,7 @@ class CudaDecoder:
             log=self._log,
             clock=self._clock,
         )
+        self._software.spend(self._effort)
         return self._software
 
     def _pass_on(

@@ -15,6 +15,7 @@ from app.backends.cuda.writer import SurfaceWriter
 from app.backends.ffmpeg.decoder import FrameDecoder, Log
 from app.backends.ffmpeg.reader import VideoPacket
 from app.backends.ffmpeg.surface import HostSurface, YuvPlanes
+from app.cameras.source import DecodeEffort
 from app.types import SourceFrame, StreamInfo
 
 
@@ -33,7 +34,6 @@ class UploadDecoder:
         log: Log,
         clock: Callable[[], float],
     ) -> None:
-        self._context = video.codec_context
         self._decoder = FrameDecoder(video, log=log, clock=clock)
         self._reason = reason
         self._writer = writer
@@ -75,12 +75,14 @@ class UploadDecoder:
         """Take out the pictures that are held back."""
         return self.decode(cast(VideoPacket, Packet()), alone=False)
 
+    def spend(self, effort: DecodeEffort) -> None:
+        self._decoder.spend(effort)
+
     def restart(self, reason: str) -> None:
         """Begin anew, at a key packet, after it was drained and something else decoded the stream for a while."""
         self._reason = reason
         self._described = None
-        if self._context.is_open:
-            self._context.flush_buffers()  # a drained decoder takes no packet
+        self._decoder.restart()
 
     def close(self) -> None:
         self._decoder.close()

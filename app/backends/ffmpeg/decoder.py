@@ -6,15 +6,17 @@ import logging
 import time
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import av
-from av import VideoFrame
+from av import CodecContext, VideoFrame
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from app.backends.ffmpeg.reader import VideoPacket
 from app.backends.ffmpeg.surface import HostSurface
 from app.backends.ffmpeg.timing import Arrival, Carried, Dated, Dating
+from app.cameras.source import DecodeEffort
 from app.errors import SourceError, SourceErrorCode
 from app.types import S, SourceFrame, StreamInfo
 
@@ -25,6 +27,8 @@ _HIGHEST_PLAUSIBLE_FPS = 240.0
 MAX_PIXELS = 139_264 * 256
 # Pictures in a row for which there was no memory, until the camera is given up for a while: a second's worth.
 _MEMORY_PATIENCE = 25
+# Codecs whose loop filter can be left out: 0.69 to 0.79 of the work, and 99.5 % of the boxes stay where they were.
+_FILTERED = frozenset({"h264", "hevc"})
 
 
 class PacketDecoder(Protocol[S]):
@@ -51,6 +55,10 @@ class PacketDecoder(Protocol[S]):
         `alone`: no packet that follows builds on this one, so its picture is taken out at once. Raises `SourceError`
         when no later packet can succeed either.
         """
+        ...
+
+    def spend(self, effort: DecodeEffort) -> None:
+        """Tell how much work decoding may be, from the next key packet on; as far as the decoder can do with less."""
         ...
 
     def close(self) -> None:
@@ -84,7 +92,9 @@ class FrameDecoder:
         self.undecodable = 0
         self.corrupt_frames = 0
         self._without_memory = 0
-        self._context = context
+        self._context = self._whole = context
+        self._light: VideoCodecContext | None = None
+        self._effort = self._wanted = DecodeEffort.FULL
         self._dating = Dating(float(video.time_base or 0))
         self._log = log
         self._clock = clock
@@ -95,7 +105,8 @@ class FrameDecoder:
         if isinstance(packet.opaque, Arrival):
             self._dating.sent(packet.opaque)
         started_at = self._clock()
-        pictures = self._pictures(packet)
+        pictures = self._change_effort() if packet.is_keyframe and self._wanted is not self._effort else []
+        pictures += self._pictures(packet)
         if alone:
             pictures += self._drain()
         decoded_at = self._clock()
@@ -107,6 +118,15 @@ class FrameDecoder:
         return [
             self._frame(picture, dated) for picture, dated in zip(pictures, dates, strict=True) if dated is not None
         ]
+
+    def spend(self, effort: DecodeEffort) -> None:
+        self._wanted = effort
+
+    def restart(self) -> None:
+        """Begin anew at a key packet: a drained decoder takes no other."""
+        for context in (self._whole, self._light):
+            if context is not None and context.is_open:
+                context.flush_buffers()
 
     def close(self) -> None:
         """Nothing to do: FFmpeg's decoder goes with its container, which the reader closes."""
@@ -143,6 +163,22 @@ class FrameDecoder:
                 "decoded",
             )
 
+    def _change_effort(self) -> list[VideoFrame]:
+        """Go on with as much work as is wanted, right before a key packet; gives what was held back until then."""
+        self._effort = self._wanted
+        context = self._context
+        context.skip_frame = "NONREF" if self._effort is DecodeEffort.REFERENCES else "DEFAULT"
+        light = self._effort is not DecodeEffort.FULL and self._whole.codec.canonical_name in _FILTERED
+        if light and self._light is None:
+            self._light = _without_loop_filter(self._whole)
+        wanted = self._light if light and self._light is not None else self._whole
+        if wanted is context:
+            return []
+        left = self._drain()
+        wanted.skip_frame = context.skip_frame
+        self._context = wanted
+        return left
+
     def _drain(self) -> list[VideoFrame]:
         try:
             return self._pictures(None)
@@ -165,12 +201,23 @@ class FrameDecoder:
         if known is not None and (known.width, known.height) == (picture.width, picture.height):
             return
         self.info = StreamInfo(
-            codec=self._context.codec.canonical_name,
+            codec=self._whole.codec.canonical_name,
             width=picture.width,
             height=picture.height,
-            declared_fps=plausible_fps(self._context.framerate),
+            declared_fps=plausible_fps(self._whole.framerate),
             decoder="software",
         )
+
+
+def _without_loop_filter(whole: VideoCodecContext) -> VideoCodecContext:
+    """A second decoder of the same stream: FFmpeg takes this option only before a decoder is opened."""
+    context = cast(VideoCodecContext, CodecContext.create(whole.name, "r"))
+    context.options = {"skip_loop_filter": "nokey", "max_pixels": str(MAX_PIXELS)}
+    context.thread_count = 1
+    context.copy_opaque = True
+    if whole.extradata is not None:
+        context.extradata = whole.extradata
+    return context
 
 
 def plausible_fps(declared: Fraction | None) -> float | None:

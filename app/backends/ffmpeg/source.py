@@ -16,7 +16,7 @@ from app.backends.ffmpeg.reader import PacketReader, VideoPacket
 from app.backends.ffmpeg.surface import HostSurface
 from app.backends.ffmpeg.timing import Decode, DecodeGate
 from app.cameras.doctor import StreamStep
-from app.cameras.source import SourceRequest
+from app.cameras.source import DecodeEffort, SourceRequest
 from app.errors import SourceError, SourceErrorCode
 from app.logs import camera_logger
 from app.nvtx import stage
@@ -67,6 +67,7 @@ class FfmpegSource(Generic[S]):
         self._log = camera_logger(request.camera_id)
         self._stop = threading.Event()
         self._max_fps: float | None = None
+        self._effort = DecodeEffort.FULL
         self._gate = DecodeGate()
         self._reader: PacketReader | None = None
         self._decoder: PacketDecoder[S] | None = None
@@ -95,8 +96,8 @@ class FfmpegSource(Generic[S]):
         """Call `on_step` for each step of the way to the first frame, in the reader's thread; see the camera doctor."""
         self._on_step = on_step
 
-    def pace(self, max_fps: float | None) -> None:
-        self._max_fps = max_fps
+    def pace(self, max_fps: float | None, effort: DecodeEffort = DecodeEffort.FULL) -> None:
+        self._max_fps, self._effort = max_fps, effort
 
     def interrupt(self) -> None:
         self._stop.set()
@@ -155,8 +156,9 @@ class FfmpegSource(Generic[S]):
                 is_key=packet.is_keyframe,
                 media_s=reader.media_s(packet),
                 max_fps=self._max_fps,
-                shedding=reader.lag.shedding,
+                shedding=reader.lag.shedding or self._effort is DecodeEffort.KEYFRAMES,
             )
+            decoder.spend(self._effort)
         if decode is Decode.SKIP:
             self._skipped += 1
             reader.progressed()

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from app.cameras.source import SourceRequest
+from app.cameras.source import DecodeEffort, SourceRequest
 from app.errors import SourceError, SourceErrorCode
 from app.types import BgrImage, FrameTimes, GreyPicture, SourceFrame, StreamInfo
 
@@ -106,7 +106,7 @@ class SyntheticSource:
             yield self._frame(number / script.fps)
             number += 1
 
-    def pace(self, max_fps: float | None) -> None:
+    def pace(self, max_fps: float | None, effort: DecodeEffort = DecodeEffort.FULL) -> None:
         pass  # nothing is decoded, so nothing can be saved
 
     def interrupt(self) -> None:
