@@ -32,6 +32,12 @@ def add_bench(commands: Any) -> None:
     one.add_argument(
         "--overload", action="store_true", help="shares, ages and the API at several times what can be inferred"
     )
+    one.add_argument(
+        "--subscribers",
+        type=int,
+        metavar="N",
+        help="N WebSocket clients of one busy camera, at 15, 30 and 60 fps, beside the same camera without them",
+    )
     what.add_argument(
         "--camera-counts", type=_integers, metavar="N,N", help="one camera against many, in one table: such as 1,2,4,8"
     )
@@ -71,6 +77,11 @@ def add_bench(commands: Any) -> None:
     engine.add_argument("--precision", choices=PRECISIONS, help="numbers that it computes in (default: as configured)")
     engine.add_argument("--max-size", type=int, metavar="B", help="largest batch; 1 is frame by frame (measured)")
     engine.add_argument("--batches", type=_integers, metavar="B,B", help="largest batches of --sweep (1,4,8,16)")
+    clients = parser.add_argument_group("the clients", "with --subscribers")
+    clients.add_argument("--stuck", type=int, metavar="N", help="of them, clients that read nothing (a fifth)")
+    clients.add_argument(
+        "--delivery", choices=("latest", "all"), default="latest", help="the clients' query mode (latest)"
+    )
     peers = parser.add_argument_group("who else runs", "with --peers")
     peers.add_argument("--peer", action="append", metavar="NAME", help="only this one; may be repeated (all there are)")
     peers.add_argument("--images", type=Path, metavar="DIR", help="labelled images: measure our average precision too")

@@ -3,7 +3,8 @@
 Three measurements follow each other in one process: the limit (see `app.measure.limit`), the service with simulated
 RTSP cameras (see `app.measure.workload`), and the limit again. The same execution contexts run in all three. The
 simulator is a child process; what it costs is told apart. `--sweep` and `--camera-counts` do so for many loads,
-`--overhead` and `--savings` measure the service's own cost, without a limit; `--overload` what it does beyond it.
+`--overhead` and `--savings` measure the service's own cost, without a limit; `--overload` what it does beyond it, and
+`--subscribers` what its clients cost.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from app.commands.progress import Progress
 from app.errors import AppError, ConfigError
 from app.logs import configure_logging
 from app.measure.load import MOST_FPS
+from app.results.hub import MAX_SUBSCRIBERS
 
 MOST_CAMERAS = 256
 MOST_REPETITIONS = 100
@@ -51,6 +53,11 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
 
         arguments.seconds = arguments.seconds or _SECONDS_OF_OVERHEAD
         return overhead
+    if arguments.subscribers is not None:
+        from app.commands.bench_subscribers import subscribers
+
+        arguments.seconds = arguments.seconds or _SECONDS_OF_MANY
+        return subscribers
     if arguments.peers:
         from app.commands.peers import run_peers
 
@@ -98,6 +105,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--clip: there is no file {arguments.clip}")
     if arguments.out is not None and not arguments.out.absolute().parent.is_dir():
         raise ConfigError(f"--out: there is no folder {arguments.out.parent}")
+    _check_clients(arguments)
     if arguments.camera_counts is not None and (arguments.sweep or arguments.savings):
         other = "--sweep" if arguments.sweep else "--savings"
         raise ConfigError(f"--camera-counts does not go with {other}: choose one of the two tables")
@@ -107,6 +115,17 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--times must be more than 1 and at most 100, not {arguments.times:g}")
     if arguments.offered_fps is not None and not arguments.overhead:
         raise ConfigError("--offered-fps goes with --overhead; --fps is the rate of simulated cameras")
+
+
+def _check_clients(arguments: argparse.Namespace) -> None:
+    clients, stuck = arguments.subscribers, arguments.stuck
+    _whole("--subscribers", clients, MAX_SUBSCRIBERS)
+    if stuck is not None and clients is None:
+        raise ConfigError("--stuck goes with --subscribers")
+    if stuck is not None and not 0 <= stuck <= clients:
+        raise ConfigError(f"--stuck must be from 0 to the {clients} of --subscribers, not {stuck}")
+    if clients is not None and arguments.camera_counts is not None:
+        raise ConfigError("--camera-counts does not go with --subscribers, which watch one camera")
 
 
 def _whole(option: str, value: int | None, most: int) -> None:

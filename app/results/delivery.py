@@ -18,9 +18,9 @@ FAILED, TRY_AGAIN_LATER = 1011, 1013
 CODES = (1001, 1008, 1009, FAILED, TRY_AGAIN_LATER, 4400, 4401, 4403)
 # The loop is kept busy for so long at most before it is let do what else there is.
 SLICE_S = 0.002
-# Of the loop's time. A round over all clients that took 10 ms is followed by 30 ms in which no round begins: results
+# Of the loop's time. A round over all clients that took 10 ms is followed by 10 ms in which no round begins: results
 # that come meanwhile go out together, or, to clients in the mode `latest`, the newest of them.
-SHARE = 0.25
+SHARE = 0.5
 _SHORTEST_REST_S = 0.001
 _LOOK_S = 1.0
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from app.results.topic import Entry, Interest, Topic
-from app.results.wire import Message, Result, encode, gap_message
+from app.results.wire import Format, Message, Result, encode, gap_message
 
 __all__ = ["Interest", "Outlet", "Subscription"]
 # What is handed over at once, so that what a client that stands still keeps in memory is bounded: this, or one message.
@@ -81,7 +82,7 @@ class Subscription:
 
     def missed(self, camera_id: str, from_seq: int, to_seq: int) -> None:
         """Have it told, before what is resumed after this, that memory has lost these results."""
-        self._backlog.append(self._gap(camera_id, from_seq, to_seq))
+        self._backlog.append(_gap(self.interest.form, camera_id, from_seq, to_seq))
         self.topic.news.set()
 
     def lost(self, entry: Entry) -> None:
@@ -111,7 +112,7 @@ class Subscription:
         if self._backlog or size >= most_bytes:
             return taken
         if self._gaps:
-            taken += [self._gap(camera_id, *gap) for camera_id, gap in self._gaps.items()]
+            taken += [_gap(self.interest.form, camera_id, *gap) for camera_id, gap in self._gaps.items()]
             self._gaps.clear()
         for entry in self.topic.after(self.cursor):
             self.cursor = entry.index
@@ -119,7 +120,7 @@ class Subscription:
                 self.lost(entry)
                 continue
             if gap := self._gaps.pop(entry.camera_id, None):
-                taken.append(self._gap(entry.camera_id, *gap))
+                taken.append(_gap(self.interest.form, entry.camera_id, *gap))
             taken.append(entry.message)
             size += len(entry.message.data)
             if size >= most_bytes:
@@ -142,5 +143,7 @@ class Subscription:
         data = each.encoded(self.interest.form, self.interest.wanted)
         return None if data is None else Message(data, self.interest.form)
 
-    def _gap(self, camera_id: str, from_seq: int, to_seq: int) -> Message:
-        return Message(encode(gap_message(camera_id, from_seq, to_seq), self.interest.form), self.interest.form)
+
+@lru_cache(maxsize=256)  # when delivery as a whole is behind, all clients miss the same
+def _gap(form: Format, camera_id: str, from_seq: int, to_seq: int) -> Message:
+    return Message(encode(gap_message(camera_id, from_seq, to_seq), form), form)

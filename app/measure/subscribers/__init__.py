@@ -1,0 +1,1 @@
+"""Many WebSocket clients of one busy camera: what they cost the pipeline, and what they get."""
