@@ -31,10 +31,10 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     """Implements `Outlet`. A client can hold a connection, fill it or flood it within bounds only. Event loop only.
 
     Uvicorn waits with a close frame until the client reads, and then for ever for its buffer to drain. Here a close is
-    sent at once, and a client that takes nothing for `close_timeout` more is cut off, whoever began to close.
+    sent at once, and a client that takes nothing for `cut_off_s` more is cut off, whoever began to close.
     """
 
-    close_timeout = 10.0
+    cut_off_s = 10.0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -64,7 +64,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
-        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
+        self.close_timer = self.loop.call_later(self.cut_off_s, self.transport.abort)
 
     def on_writable(self, call: Callable[[], None]) -> None:
         self._call_writable = call
@@ -168,4 +168,4 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def _cut_off_later(self) -> None:
         """A transport that closes waits for ever for a client that does not read."""
         if self._cut_off is None and self.transport.is_closing():
-            self._cut_off = self.loop.call_later(self.close_timeout, self.transport.abort)
+            self._cut_off = self.loop.call_later(self.cut_off_s, self.transport.abort)

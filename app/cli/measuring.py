@@ -82,6 +82,9 @@ def add_bench(commands: Any) -> None:
     clients.add_argument(
         "--delivery", choices=("latest", "all"), default="latest", help="the clients' query mode (latest)"
     )
+    clients.add_argument(
+        "--stand-still", type=float, metavar="S", help="seconds after which a stuck client is closed (30)"
+    )
     peers = parser.add_argument_group("who else runs", "with --peers")
     peers.add_argument("--peer", action="append", metavar="NAME", help="only this one; may be repeated (all there are)")
     peers.add_argument("--images", type=Path, metavar="DIR", help="labelled images: measure our average precision too")

@@ -122,6 +122,8 @@ def _check_clients(arguments: argparse.Namespace) -> None:
     _whole("--subscribers", clients, MAX_SUBSCRIBERS)
     if stuck is not None and clients is None:
         raise ConfigError("--stuck goes with --subscribers")
+    if arguments.stand_still is not None and not 0 < arguments.stand_still < math.inf:
+        raise ConfigError(f"--stand-still must be more than 0, not {arguments.stand_still:g}")
     if stuck is not None and not 0 <= stuck <= clients:
         raise ConfigError(f"--stuck must be from 0 to the {clients} of --subscribers, not {stuck}")
     if clients is not None and arguments.camera_counts is not None:

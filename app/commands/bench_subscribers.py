@@ -44,7 +44,7 @@ def subscribers(arguments: argparse.Namespace, folder: Path, progress: Progress)
         mode=arguments.delivery,
         seconds=float(arguments.seconds),
         turns=arguments.repeat,
-        stand_still_s=STAND_STILL_S,
+        stand_still_s=arguments.stand_still or STAND_STILL_S,
     )
     rates = RATES if arguments.fps is None else (arguments.fps,)
     clips = {fps: bench.clip_at(fps) for fps in rates}

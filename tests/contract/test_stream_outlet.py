@@ -10,8 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from app.backends.synthetic.backend import SyntheticBackend
+from app.websocket import StreamProtocol
 from tests.contract.test_websocket import StillClient, publish, results, subscribed
 from tests.support.app import STREAM, RunningApp, StartApp, on_shared
+from tests.support.fakes import CrowdDetector
 from tests.support.wait import wait_until
 
 
@@ -85,6 +88,63 @@ async def test_a_client_that_sends_nonsense_is_closed_and_others_are_not(shared:
         assert messages[-1] == {"close": 1002}
         await client.close()
         assert len(await results(other, 3)) == 3
+
+
+# Clients that hold a connection
+
+
+async def test_a_client_that_reads_byte_by_byte_is_given_up_too(start_app: StartApp) -> None:
+    running = await start_app(SyntheticBackend(CrowdDetector()), options={"stand_still_s": 0.5})
+    await running.register("a", "fps=100")
+    client = await StillClient.connect(running)
+    hub = running.parts.hub
+
+    async def sip() -> None:
+        while True:
+            await client.reader.readexactly(1)
+            await asyncio.sleep(0.05)
+
+    sipping = asyncio.create_task(sip())
+    await wait_until(lambda: hub.stats.closed[1013] == 1)
+    assert not sipping.done()
+    sipping.cancel()
+    await client.close()
+
+
+class Hasty(StreamProtocol):
+    cut_off_s = 0.2
+
+
+@pytest.mark.parametrize("said", ["close", "too much", "nothing"])
+async def test_a_client_that_never_reads_its_close_frame_is_cut_off(start_app: StartApp, said: str) -> None:
+    running = await start_app(SyntheticBackend(CrowdDetector()), options={"stand_still_s": 0.3})
+    running.server.config.ws_protocol_class = Hasty
+    await running.register("a", "fps=100")
+    client = await StillClient.connect(running)
+    connections = running.server.server_state.connections
+    await wait_until(lambda: any(isinstance(each, Hasty) and each.blocked for each in connections))
+    mask = b"\x00\x00\x00\x00"
+    frames = {"close": b"\x88\x82" + mask + b"\x03\xe8", "too much": (b"\x89\x80" + mask) * 500, "nothing": b""}
+    client.writer.write(frames[said])
+    await wait_until(lambda: not any(isinstance(each, Hasty) for each in connections))
+    assert running.parts.hub.stats.subscribers == 0
+    client.writer.transport.abort()
+
+
+@on_shared
+async def test_pongs_are_not_kept_for_a_client_that_does_not_read_them(shared: RunningApp) -> None:
+    client = await StillClient.connect(shared)
+    connections = shared.server.server_state.connections
+    (connection,) = (each for each in connections if isinstance(each, StreamProtocol) and not each.close_sent)
+    connection.pause_writing()
+    client.writer.write(b"\x89\x80\x00\x00\x00\x00" * 20)
+    await wait_until(lambda: connection._frames_left < 90)
+    assert connection.transport.get_write_buffer_size() == 0
+    connection.resume_writing()
+    client.writer.write(b"\x89\x81\x00\x00\x00\x00!")
+    await client.frame()  # hello
+    assert await client.frame() == (10, b"!")
+    await client.close()
 
 
 # Without the extension

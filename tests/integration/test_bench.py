@@ -88,3 +88,29 @@ def test_bench_frame_by_frame_never_forms_a_batch(tmp_path: Path, capsys: pytest
     assert "," not in lines["batches"]
     assert lines["load"].startswith("3 cameras, h264 320x240, 30 fps, paced, aligned phases")
     assert lines["ledger"].startswith("holds")
+
+
+def test_bench_measures_a_camera_without_and_with_clients_and_closes_the_stuck_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = str(write_test_clip(tmp_path / "clip.mp4", fps=15))
+    out = tmp_path / "subscribers.json"
+
+    how = ["--fps", "60", "--seconds", "1", "--stand-still", "1", "--clip", clip]
+    code = run_command("bench", "--subscribers", "20", "--stuck", "5", *how, "--out", str(out))
+
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert (report["kind"], report["clients"], report["stuck"]) == ("subscribers", 20, 5)
+    (run,) = report["runs"]
+    assert run["ledger_holds"]
+    assert (run["disorder"], run["eviction"]["evicted"], run["eviction"]["saw_1013"]) == (0, 5, 5)
+    (without,), (crowded,) = run["without"], run["with_clients"]
+    assert without["published_fps"] > 0
+    assert without["read_per_s"] == 0
+    assert crowded["read_per_s"] > crowded["published_fps"]
+    assert 0 < crowded["delay_ms"]["p50"] <= crowded["delay_ms"]["p99"]
+    assert run["fps_ratio"] == pytest.approx(crowded["published_fps"] / without["published_fps"], rel=1e-3)
+    assert report["figures"]["fps_60.fps_ratio"]["samples"] == [pytest.approx(run["fps_ratio"], abs=1e-3)]
+    assert "evicted with 1013: 5 of 5" in shown.out

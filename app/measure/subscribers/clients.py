@@ -41,6 +41,8 @@ class Client:
     def __init__(self, address: tuple[str, int], path: str, *, stuck: bool, sampled: bool) -> None:
         self.stuck = stuck
         self.shaken = False
+        self.open = True
+        self.messages = 0
         self.frames = FrameReader(keep=sampled)
         self.newest = 0
         self.socket = socket.socket()
@@ -94,12 +96,14 @@ class Crowd:
 
     def wake(self) -> None:
         """Have the stuck ones read to their ends, for a while."""
+        woken = []
         for client in self.clients.values():
             if client.stuck:
                 client.stuck = False
                 self.poll.modify(client.socket, select.EPOLLIN)
+                woken.append(client)
         ends_at = time.monotonic() + _WAKE_S
-        while time.monotonic() < ends_at:
+        while time.monotonic() < ends_at and any(client.open for client in woken):
             self.serve(0.1)
 
     def leave(self) -> None:
@@ -113,6 +117,7 @@ class Crowd:
             "at": time.monotonic(),
             "connected": len(self.clients),
             "messages": self.messages,
+            "fewest": min((client.messages for client in self.clients.values() if not client.stuck), default=0),
             "gaps": self.gaps,
             "disorder": self.disorder,
             "broken": self.broken,
@@ -166,9 +171,11 @@ class Crowd:
     def _read(self, client: Client, count: int) -> None:
         found = client.frames.feed(_buffer, count)
         self.messages += found
+        client.messages += found
         for opcode, payload in client.frames.taken():
             if opcode == 8:
                 self.codes[int.from_bytes(payload[:2], "big")] += 1
+                self._lost(client)
             elif b'"type":"gap"' in payload:
                 self.gaps += 1
             elif seq := _SEQ.search(payload):
@@ -179,6 +186,7 @@ class Crowd:
 
     def _lost(self, client: Client) -> None:
         self.broken += 1
+        client.open = False
         del self.clients[client.socket.fileno()]
         client.socket.close()
 

@@ -106,6 +106,7 @@ class Crowd:
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20)
         self._port = port
         self._ledger_holds = True
+        self._closed_1013 = 0
 
     def run(
         self, clip: Path, fps: float, on_step: Callable[[str, float], None], on_tick: Callable[[float], None]
@@ -116,7 +117,7 @@ class Crowd:
         url = self._simulator.add_camera(f"{CAMERA}-{fps:g}", clip)
         self._http.post("/api/v1/cameras", json={"id": CAMERA, "url": url}).raise_for_status()
         self._wait(lambda: self._look()["published"] > 0, _START_S, "the camera has a result")
-        time.sleep(_WARM_UP_S)
+        time.sleep(min(_WARM_UP_S, plan.seconds))
         without, with_clients, memory, eviction = [], [], list[tuple[int, int]](), None
         connect_s = 0.0
         for turn in range(plan.turns):
@@ -127,7 +128,7 @@ class Crowd:
             grown, connect_s = self._connect()
             memory = memory or grown
             connected_at = time.monotonic()
-            time.sleep(_SETTLE_S)
+            time.sleep(min(_SETTLE_S, plan.seconds))
             with_clients.append(self._stretch(on_tick))
             if turn == plan.turns - 1:
                 on_step("waiting for the stuck clients to be closed", plan.stand_still_s)
@@ -224,8 +225,6 @@ class Crowd:
         return Eviction(
             evicted=evicted, first_s=first_s, last_s=last_s, saw_1013=codes.get("1013", 0), kernel_bytes=per_client
         )
-
-    _closed_1013 = 0
 
     def _wait(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         ends_at = time.monotonic() + timeout_s
