@@ -20,6 +20,7 @@ from app.measure.subscribers.crowd import CrowdPlan, CrowdRun, Stretch, crowd
 
 RATES = (15.0, 30.0, 60.0)
 _GOAL = 0.97
+_OTHER_CONNECTIONS = 64
 DEFINITIONS = {
     "without, with": "the same service and camera, by turns: no client, then all of them",
     "fps_ratio": "frames that the ledger counts as published a second, with clients against without; the median turn",
@@ -67,12 +68,12 @@ def subscribers(arguments: argparse.Namespace, folder: Path, progress: Progress)
 
 def _overrides(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
     """What the service in its own process is told; the environment tells it the rest."""
-    settings = bench.fresh_settings()
+    settings, places = bench.fresh_settings(), arguments.subscribers + _OTHER_CONNECTIONS
     overrides: dict[str, Any] = {
         "data_dir": str(settings.data_dir),
         "model": str(arguments.model),
         "models_dir": str(settings.models_dir),
-        "server": {"host": "127.0.0.1", "port": 0},
+        "server": {"host": "127.0.0.1", "port": 0, "max_connections": places, "max_connections_per_client": places},
         "auth": {"mode": "none"},
         "cameras": {"declared": ()},
         "history": {"size": settings.history.size},
