@@ -23,7 +23,7 @@ from app.cameras.capacity import Load, refusal
 from app.cameras.registry import Registry
 from app.cameras.store import CameraStore
 from app.connections import Connections, places
-from app.errors import NotReady, OverCapacity, TooManyRequests
+from app.errors import NotReady, OverCapacity, StoreError, TooManyRequests
 from app.gpus import watch_gpus
 from app.inference.detector import Detector
 from app.load import SAMPLE_S, LoadMeter
@@ -40,10 +40,13 @@ from app.types import Availability, EngineInfo, GpuSnapshot
 from app.watchdog import LoopWatchdog
 
 logger = logging.getLogger("vidette.service")
+store_logger = logging.getLogger("vidette.store")
+store_logger.addFilter(RepeatFilter(every_s=300.0))
 load_logger = logging.getLogger("vidette.load")
 load_logger.addFilter(RepeatFilter())
 State: TypeAlias = Literal["starting", "ready", "stopping", "stopped"]
 CLOSE_S = 4.0
+KEEP_S = 10.0
 MAX_DIAGNOSES = 4
 
 
@@ -258,6 +261,7 @@ class Service:
         async with anyio.create_task_group() as workers:
             workers.start_soon(batcher.run, name="batcher")
             workers.start_soon(self._sample, meter, overload, name="load")
+            workers.start_soon(_keep, store, name="store")
             workers.start_soon(watch_gpus, choice.backend.gpus, self._show_gpus, name="gpus")
             try:
                 await registry.load()
@@ -298,6 +302,16 @@ class Service:
         reason = refusal(self.load())
         if reason is not None:
             raise OverCapacity(f"{reason}; ?force=true takes it all the same")
+
+
+async def _keep(store: CameraStore) -> None:
+    """Look every ten seconds whether the database is still where the next start will look for it."""
+    while True:
+        await anyio.sleep(KEEP_S)
+        try:
+            await store.keep()
+        except StoreError as exc:
+            store_logger.error("changes of cameras cannot be stored: %s", exc)
 
 
 def _close_later(stack: AsyncExitStack, name: str, close: Callable[[], Awaitable[None]]) -> None:

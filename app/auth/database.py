@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.auth.tokens import SCOPES, Token
-from app.cameras.database import FILE_NAME, open_shared, refusing, transaction
+from app.cameras.database import FILE_NAME, file_identity, open_shared, refusing, transaction
 from app.errors import StoreError, TokenNotFound
 
 _COLUMNS = "id, secret_sha256, scope, cameras, name, created_utc, expires_utc, revoked_utc"
@@ -23,6 +23,7 @@ class TokenDatabase:
         """
         self._path = data_dir / FILE_NAME
         self._db = open_shared(data_dir, key_file=key_file)
+        self._file = file_identity(self._path)
 
     def all(self) -> list[Token]:
         """Every token, oldest first, revoked and expired ones too. Raises `StoreError` for a row that is none."""
@@ -52,6 +53,11 @@ class TokenDatabase:
         with refusing(self._path), transaction(self._db):
             if not self._db.execute(statement, (now_utc, token_id)).rowcount:
                 raise TokenNotFound(token_id)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another file is at the path now, such as one that was put back."""
+        return file_identity(self._path) not in (self._file, None)
 
     def version(self) -> int:
         """A number that differs from the last one after any other connection has written to the database."""

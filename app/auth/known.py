@@ -134,6 +134,10 @@ class KnownTokens:
         database = self._database
         if database is None:
             return
+        if database.replaced:
+            database.close()
+            database = self._database = TokenDatabase(self._data_dir, key_file=self._key_file)
+            self._version = -1
         version = database.version()  # before the rows: what changes in between is read the next time
         if version != self._version:
             self._tokens = {**{token.id: token for token in database.all()}, **self._fixed}

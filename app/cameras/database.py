@@ -64,6 +64,21 @@ class CameraDatabase:
         self._db = db
         self._lock = lock
         self._keys = SecretKeys() if keys is None else keys
+        self._file = file_identity(path)
+        self.closed = False
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        return self._keys.ids
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the open file is still the one at its path: what is written to another one is lost with us."""
+        return self._file == file_identity(self._path)
+
+    def copy_to(self, target: sqlite3.Connection) -> None:
+        """Copy all that is committed. Errors are SQLite's own."""
+        self._db.backup(target)
 
     def all(self) -> list[CameraSettings]:
         """Every stored camera, in the order of registration. Raises `StoreError` for a row that is not a camera."""
@@ -116,6 +131,7 @@ class CameraDatabase:
 
     def close(self) -> None:
         """Idempotent."""
+        self.closed = True
         self._db.close()
         if self._lock is not None:
             self._lock.release()
@@ -166,6 +182,15 @@ def open_database(data_dir: Path, *, key_file: Path | None = None) -> CameraData
         lock.release()
         raise
     return database
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one of its name; None when there is none, or it cannot be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def open_shared(data_dir: Path, *, key_file: Path | None = None) -> sqlite3.Connection:

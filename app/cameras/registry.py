@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Generic, Literal, TypeAlias
 
 from app.batching.mailbox import Mailbox
@@ -26,13 +27,14 @@ from app.cameras.settings import CameraRegistration, CameraSettings
 from app.cameras.source import FrameSource, SourceRequest, UnreadableSource
 from app.cameras.store import CameraStore
 from app.cameras.urls import check_credentials
-from app.errors import CameraDeclared, CameraExists, CameraNotFound, NotReady, TooManyRequests
+from app.errors import CameraDeclared, CameraExists, CameraNotFound, NotReady, StoreError, TooManyRequests
 from app.logs import forget_secret, register_secret
 from app.settings import Settings
 from app.types import S
 
 logger = logging.getLogger("vidette.cameras")
 STOP_S = 3.0
+TURN_S = 5.0  # for earlier changes to be on disk
 # Raises `OverCapacity` when one more camera would not be served.
 Admit: TypeAlias = Callable[[], None]
 # Threads of removed cameras that hang in a read: with more of them nobody may register another camera.
@@ -118,7 +120,7 @@ class Registry(Generic[S]):
         and `patch` for one that was disabled. It raises `OverCapacity`. `allow` is asked before anything is written,
         here with the new camera, by `replace` and `patch` with the stored one. It raises `Forbidden`.
         """
-        async with self._changing:
+        async with self._turn():
             if registration.id is not None and registration.id in self._cameras:
                 raise CameraExists(registration.id)
             if sum(camera.readers_ending for camera in self._leaving) >= MAX_LEAVING:
@@ -140,7 +142,7 @@ class Registry(Generic[S]):
 
         This, `patch` and `remove` raise `CameraDeclared` for a camera of the configuration file.
         """
-        async with self._changing:
+        async with self._turn():
             camera = self._changeable(camera_id)
             allow(camera.settings)
             kept = {"password": camera.settings.password} if "password" not in fields else {}
@@ -157,7 +159,7 @@ class Registry(Generic[S]):
         allow: Allow = lambda camera: None,
     ) -> Camera[S]:
         """Change the given fields of a camera."""
-        async with self._changing:
+        async with self._turn():
             camera = self._changeable(camera_id)
             allow(camera.settings)
             wanted = {**camera.settings.model_dump(), **fields}
@@ -166,7 +168,7 @@ class Registry(Generic[S]):
 
     async def remove(self, camera_id: str) -> None:
         """Forget a camera: its row, its series, its frames. Its thread ends at its next packet or read timeout."""
-        async with self._changing:
+        async with self._turn():
             camera = self._changeable(camera_id)
             await self._store.delete(camera_id)
             del self._cameras[camera_id]
@@ -251,6 +253,18 @@ class Registry(Generic[S]):
         self._on_change(camera.status)
 
     # Inside
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One change at a time. Raises `StoreError` when those before it wait too long for the disk."""
+        try:
+            await asyncio.wait_for(self._changing.acquire(), TURN_S)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise StoreError(f"earlier changes have waited for the camera database for {TURN_S:g} s") from None
+        try:
+            yield
+        finally:
+            self._changing.release()
 
     async def _change(self, camera: Camera[S], fields: Mapping[str, Any], *, says_password: bool) -> Camera[S]:
         # A class that only an earlier model had stays until somebody changes it, and is in nobody's way.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from app.cameras.database import CameraDatabase, open_database
+from app.cameras.recovery import put_back
 from app.cameras.settings import CameraSettings
 
 T = TypeVar("T")
@@ -37,14 +38,18 @@ class CameraStore:
 
     async def put(self, camera: CameraSettings) -> None:
         """Insert or replace a camera; on disk when this returns."""
-        await self._run(lambda: self._opened.apply(put=[camera]))
+        await self._run(lambda: self._in_place().apply(put=[camera]))
 
     async def delete(self, camera_id: str) -> None:
-        await self._run(lambda: self._opened.apply(delete=[camera_id]))
+        await self._run(lambda: self._in_place().apply(delete=[camera_id]))
 
     async def apply(self, *, put: Sequence[CameraSettings], delete: Sequence[str]) -> None:
         """Insert, replace and delete cameras, all or none; on disk when this returns."""
-        await self._run(lambda: self._opened.apply(put=put, delete=delete))
+        await self._run(lambda: self._in_place().apply(put=put, delete=delete))
+
+    async def keep(self) -> None:
+        """Put the database back when somebody has removed its file. Raises `StoreError` while it cannot be."""
+        await self._run(self._in_place)
 
     async def close(self) -> None:
         """Close the database and end the thread. Idempotent."""
@@ -61,6 +66,19 @@ class CameraStore:
     def _opened(self) -> CameraDatabase:
         assert self._database is not None, "the store is not open"
         return self._database
+
+    def _in_place(self) -> CameraDatabase:
+        """The open database, at its path: a change that is written to a file without a name would be lost."""
+        if self._database is None:  # it was closed to be put back, and could not be opened
+            self._open()
+        elif not self._database.in_place:
+            lost, self._database = self._database, None
+            try:
+                self._database = put_back(lost, self._data_dir, key_file=self._key_file)
+            finally:
+                if self._database is None and not lost.closed:
+                    self._database = lost
+        return self._opened
 
     def _open(self) -> None:
         self._database = open_database(self._data_dir, key_file=self._key_file)
