@@ -34,9 +34,11 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
     $PIP install --no-deps /src
 
 FROM builder AS cpu-packages
-COPY requirements.lock /src/
+COPY requirements.lock deploy/container/sbom.py /src/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     $PIP install --require-hashes -r /src/requirements.lock \
+    && mkdir -p /opt/vidette/share/doc/vidette \
+    && python3 /src/sbom.py /src/requirements.lock > /opt/vidette/share/doc/vidette/sbom.cdx.json \
     && rm -rf /opt/vidette/lib/python3*/site-packages/onnx/backend/test/data
 
 # ---- what both run on: no compiler, no pip of ours

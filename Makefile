@@ -11,7 +11,7 @@ COVERAGE ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check bench cuda-wheels lock format clean
+.PHONY: help install demo test lint check bench cuda-wheels lock audit sbom format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,13 @@ lock:  ## write the lock files anew from pyproject.toml (needs uv)
 	  --extra cpu pyproject.toml -o requirements.lock
 	uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
 	  --extra cpu --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+audit: $(VENV)/.tested  ## is all that is installed locked by hash, and are there known vulnerabilities (needs a network)
+	@mkdir -p $(TMPDIR)
+	@$(BIN)/python scripts/audit.py $(ARGS)
+
+sbom: | $(VENV)/bin/python  ## write sbom.cdx.json, a CycloneDX bill of the locked packages
+	@$(BIN)/python deploy/container/sbom.py requirements.lock app/__init__.py > sbom.cdx.json
 
 clean:  ## remove .venv and all caches
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .coverage .coverage.*

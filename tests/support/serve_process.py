@@ -23,7 +23,10 @@ START_S = 60.0
 class ServeProcess:
     """`python -m app serve` on a free port while its context is open; it never outlives the test."""
 
-    def __init__(self, data_dir: Path, *options: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *options: str, environ: Mapping[str, str] | None = None, cwd: Path = ROOT
+    ) -> None:
+        self._cwd = cwd
         self._log_path = data_dir.parent / f"{data_dir.name}-serve-{time.monotonic_ns()}.log"
         self._arguments = ["serve", "--port", "0", "--data_dir", str(data_dir), *options]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("VIDETTE_")}
@@ -47,7 +50,7 @@ class ServeProcess:
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "app", *self._arguments],
-                cwd=ROOT,
+                cwd=self._cwd,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
