@@ -200,7 +200,7 @@ def overload_run(
         api_ms={path: percentiles(took) for path, took in api_ms.items()},
         api_all_ms=percentiles([each for took in api_ms.values() for each in took]),
         dropped=summed(difference(b.dropped, a.dropped) for a, b in pairs.values()),
-        levels=levels,
+        levels=dict(levels),
         threads_cores={name: used_s / seconds for name, used_s in spent.threads_s.items()},
         process_cores=spent.process_s / seconds,
         ledger=ledger,

@@ -114,3 +114,27 @@ def test_bench_measures_a_camera_without_and_with_clients_and_closes_the_stuck_o
     assert run["fps_ratio"] == pytest.approx(crowded["published_fps"] / without["published_fps"], rel=1e-3)
     assert report["figures"]["fps_60.fps_ratio"]["samples"] == [pytest.approx(run["fps_ratio"], abs=1e-3)]
     assert "evicted with 1013: 5 of 5" in shown.out
+
+
+def test_overload_tells_shares_ages_and_the_api_s_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = str(write_test_clip(tmp_path / "clip.mp4", fps=15))
+
+    options = ["--cameras", "4", "--seconds", "1.5", "--clip", clip, "--fps", "60", "--ladder", "off"]
+    code = run_command("bench", "--overload", *options, "--json")
+
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    report = json.loads(shown.out)
+    assert report["kind"] == "overload"
+    assert set(report["runs"]) == {"synthetic", "real"}
+    for (run,) in report["runs"].values():
+        assert run["ledger"]["holds"]
+        assert [share["priority"] for share in run["shares"]] == [1, 2, 5, 10]
+        inferred, due = (sum(share[name] for share in run["shares"]) for name in ("inferred_fps", "due_fps"))
+        assert 0 < inferred <= sum(share["offered_fps"] for share in run["shares"]) + 4
+        assert due == pytest.approx(inferred, rel=0.05)
+        assert run["age_ms"]["p50"] >= run["batch_ms"]["p50"] > 0
+        assert len(run["api_ms"]) == 5
+        assert run["levels"] == {"full": 4}
+    synthetic = report["figures"]["synthetic.overload"]["samples"][0]
+    assert synthetic > 1.5

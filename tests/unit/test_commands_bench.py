@@ -95,6 +95,7 @@ def make_report(
         (["--camera-counts", "1,2", "--sweep"], "--camera-counts does not go with --sweep"),
         (["--batches", "1,4"], "--batches goes with --sweep"),
         (["--offered-fps", "500"], "--offered-fps goes with --overhead"),
+        (["--overload", "--times", "1"], "--times must be more than 1 and at most 100, not 1"),
         (["--overhead", "--offered-fps", "0"], "--offered-fps must be more than 0 and at most 1000000, not 0"),
         (["--subscribers", "4097"], "--subscribers must be from 1 to 4096, not 4097"),
         (["--subscribers", "5", "--stuck", "6"], "--stuck must be from 0 to the 5 of --subscribers, not 6"),
