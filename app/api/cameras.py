@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 from fastapi import APIRouter, Query, Response
 
 from app.api.auth import PrincipalDep
-from app.api.common import CameraIdPath, CameraView, PartsDep, ServiceDep, camera_view, problems
+from app.api.common import CameraIdPath, CameraView, PartsDep, ServiceDep, camera_view, header, problems
 from app.auth.rules import check_camera, check_change, check_new_camera
 from app.cameras.settings import CameraPatch, CameraRegistration, CameraSettings
 from app.errors import InvalidField
@@ -23,7 +23,11 @@ async def list_cameras(parts: PartsDep, asking: PrincipalDep) -> list[CameraView
     return [camera_view(camera) for camera in parts.registry.cameras() if asking.sees(camera.settings.id)]
 
 
-@router.post("/cameras", status_code=201, responses=problems(409, 413, 422, 429, 503))
+@router.post(
+    "/cameras",
+    status_code=201,
+    responses={201: {"headers": header("Location", "the camera's path")}, **problems(409, 413, 422, 429, 503)},
+)
 async def register(
     registration: CameraRegistration,
     service: ServiceDep,

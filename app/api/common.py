@@ -170,4 +170,20 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entry of the problem documents that a route may answer with."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     # No `model`: it would add application/json, which no problem is sent as.
-    return {status: {"description": "a problem document", "content": content} for status in statuses}
+    return {
+        status: {"description": "a problem document", "content": content, **_PROBLEM_HEADERS.get(status, {})}
+        for status in statuses
+    }
+
+
+def header(name: str, description: str, **schema: str) -> dict[str, Any]:
+    """The OpenAPI entry of a header that a response always has."""
+    return {name: {"description": description, "required": True, "schema": {"type": "string", **schema}}}
+
+
+_RETRY: dict[str, Any] = {"headers": header("Retry-After", "seconds", pattern="^[0-9]+$")}
+_PROBLEM_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"headers": header("WWW-Authenticate", "how to ask with a token")},
+    429: _RETRY,
+    503: _RETRY,
+}

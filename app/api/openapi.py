@@ -34,6 +34,8 @@ def document(app: FastAPI, mode: Literal["none", "token"]) -> Callable[[], dict[
             }
             for path, operations in found["paths"].items():
                 for method in _METHODS & set(operations):
+                    # Named once for all routes, so that its shape is in the document; each route tells its own.
+                    operations[method]["responses"].pop("default", None)
                     _extend(operations[method], RULES[f"{method.upper()} {path}"], mode)
             app.openapi_schema = found
         return app.openapi_schema
