@@ -51,11 +51,13 @@ RUN groupadd --gid 10001 vidette \
     && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin vidette \
     && install -d -o 10001 -g 10001 /data \
     && install -d /etc/vidette
+# Other machines may reach the port of a container, so the API asks for tokens: docker exec NAME vidette token create ...
 ENV PATH=/opt/vidette/bin:$PATH \
     HOME=/data \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     VIDETTE_SERVER__HOST=0.0.0.0 \
+    VIDETTE_AUTH__MODE=token \
     VIDETTE_DATA_DIR=/data \
     VIDETTE_MODELS_DIR=/models
 COPY models /models

@@ -188,7 +188,7 @@ def take_token(scope: Scope) -> str | None:
     named = [(unquote_to_bytes(part.partition(b"=")[0].replace(b"+", b" ")), part) for part in parts]
     given = [part.partition(b"=")[2] for name, part in named if name == b"token"]
     scope["query_string"] = b"&".join(part for name, part in named if name != b"token")
-    return unquote_to_bytes(given[0]).decode("latin-1") if given else None
+    return unquote_to_bytes(given[0]).decode("latin-1") or None if given else None
 
 
 def _address(scope: Scope) -> str:

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import httpx
 
+from app.auth.tokens import bearer
 from app.commands.clips import demo_clips
+from app.commands.doctor import read_secret
 from app.commands.progress import Progress
 from app.errors import AppError
 from app.simulator.process import ProcessOptions, SimulatorProcess
@@ -61,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0 after SIGTERM, 1 when the cameras cannot be served."""
     parser = argparse.ArgumentParser(description="The demo's cameras.", epilog="example: cameras.py --port 8554")
     parser.add_argument("--service", default="http://vidette:8080", help="where to register (default: %(default)s)")
+    parser.add_argument("--token-file", type=Path, help="file with a token that may register cameras")
     parser.add_argument("--at", default="rtsp://mediamtx:8554", help="where the cameras are seen (%(default)s)")
     parser.add_argument("--host", default="0.0.0.0", help="address to serve on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8554, help="RTSP port (default: %(default)s)")
@@ -70,12 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
+        token = None if arguments.token_file is None else read_secret(arguments.token_file, "--token-file")
         with Progress() as progress:
             clips = demo_clips(arguments.folder / "clips", progress)
         options = ProcessOptions(host=arguments.host, port=arguments.port)
         with (
             SimulatorProcess(options=options) as simulator,
-            httpx.Client(base_url=arguments.service, timeout=TIMEOUT_S, trust_env=False) as client,
+            httpx.Client(
+                base_url=arguments.service, timeout=TIMEOUT_S, trust_env=False, headers=bearer(token)
+            ) as client,
         ):
             for name, clip in clips.items():
                 simulator.add_camera(name, clip)

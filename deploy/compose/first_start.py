@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,15 +23,26 @@ class Secret:
     """One file, and what it is for in words of the one line that is printed."""
 
     path: str
-    nbytes: int
+    make: Callable[[], str]
     purpose: str
 
 
 SECRETS = (
     Secret(
-        path="metrics/vidette_metrics__token", nbytes=TOKEN_BYTES, purpose="bearer token of /metrics, for Prometheus"
+        path="api/admin_token",
+        make=lambda: f"vdt_setup_{secrets.token_hex(TOKEN_BYTES)}",
+        purpose="Vidette's token of the scope admin, for the console and the API",
     ),
-    Secret(path="grafana/admin_password", nbytes=PASSWORD_BYTES, purpose="Grafana's password of the user admin"),
+    Secret(
+        path="metrics/vidette_metrics__token",
+        make=lambda: secrets.token_urlsafe(TOKEN_BYTES),
+        purpose="bearer token of /metrics, for Prometheus",
+    ),
+    Secret(
+        path="grafana/admin_password",
+        make=lambda: secrets.token_urlsafe(PASSWORD_BYTES),
+        purpose="Grafana's password of the user admin",
+    ),
 )
 
 
@@ -40,7 +51,7 @@ def make_secrets(root: Path) -> list[str]:
     lines = []
     for secret in SECRETS:
         path = root / secret.path
-        value = secrets.token_urlsafe(secret.nbytes)
+        value = secret.make()
         if _write_new(path, value):
             lines.append(f"{secret.purpose}: {value}")
     return lines
@@ -71,7 +82,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"first_start: the secrets cannot be written: {exc}", file=sys.stderr)
         return 1
     if lines:
-        print("first start: these are shown this once, and kept in the volumes secret-metrics and secret-grafana")
+        print(
+            "first start: these are shown this once, and kept in the volumes secret-api, secret-metrics, secret-grafana"
+        )
         print("\n".join(f"  {line}" for line in lines), flush=True)
     else:
         print("the secrets of the first start are kept", flush=True)

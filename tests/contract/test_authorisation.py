@@ -8,19 +8,17 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
 from starlette.routing import Route
-from websockets.exceptions import ConnectionClosed
 
 from app.api.auth import Table
-from app.auth.database import TokenDatabase
 from app.auth.rules import RULES
-from app.auth.tokens import Scope, bearer, new_token
+from app.auth.tokens import Scope, bearer
 from app.backends.synthetic.backend import SyntheticBackend
 from app.main import create_app
-from tests.support.app import API, RunningApp, make_settings, running_app
+from tests.support.app import API, make_settings
+from tests.support.tokens import Guarded, guarded_app
 
 OWN, FOREIGN, NOBODY = "own", "foreign", "not-registered"
 URL = "rtsp://camera.test/1?fps=50"
@@ -51,62 +49,11 @@ shared_loop = pytest.mark.asyncio(loop_scope="module")
 LET_IN = {200, 201, 204, 404, 409, 422, 503}
 
 
-class Tokens:
-    """Tokens of a running application, made as `vidette token` makes them."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
-        self._made: dict[tuple[str, tuple[str, ...]], str] = {}
-
-    def text(self, scope: Scope, *cameras: str) -> str:
-        """One token for each scope and list of cameras; blocking only when it is new."""
-        if (scope, cameras) not in self._made:
-            self._made[scope, cameras] = self.make(scope, *cameras)[1]
-        return self._made[scope, cameras]
-
-    def make(self, scope: Scope, *cameras: str, **fields: Any) -> tuple[str, str]:
-        """(id, text)"""
-        token, text = new_token(scope, cameras=cameras, now_utc=time.time(), **fields)
-        self._with(lambda database: database.add(token))
-        return token.id, text
-
-    def revoke(self, token_id: str) -> None:
-        self._with(lambda database: database.revoke(token_id, now_utc=time.time()))
-
-    def _with(self, work: Any) -> None:
-        database = TokenDatabase(self._data_dir)
-        try:
-            work(database)
-        finally:
-            database.close()
-
-
-class Guarded:
-    """A running application that asks for tokens, with a camera of our own and a foreign one."""
-
-    def __init__(self, running: RunningApp, tokens: Tokens) -> None:
-        self.running = running
-        self.tokens = tokens
-
-    async def ask(self, text: str | None, method: str, path: str, **options: Any) -> httpx.Response:
-        return await self.running.http.request(method, path, headers=bearer(text), **options)
-
-    async def close_of(self, query: str = "", **headers: str) -> tuple[int, str]:
-        """The code and reason with which a WebSocket is closed."""
-        async with self.running.socket(query, additional_headers=headers) as socket:
-            with pytest.raises(ConnectionClosed) as caught:
-                while True:
-                    await asyncio.wait_for(socket.recv(), 20)
-        assert caught.value.rcvd is not None
-        return caught.value.rcvd.code, caught.value.rcvd.reason
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def module_app(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
     data_dir = tmp_path_factory.mktemp("guarded") / "data"
-    settings = await asyncio.to_thread(make_settings, data_dir, auth={"mode": "token"})
-    tokens = Tokens(data_dir)
-    async with running_app(settings) as running:
+    async with guarded_app(data_dir) as guarded:
+        running, tokens = guarded.running, guarded.tokens
         for scope in SCOPES:
             for cameras in ((), (OWN,)):
                 await asyncio.to_thread(tokens.text, scope, *cameras)
@@ -116,13 +63,13 @@ async def module_app(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
             await running.wait_published(camera_id)
             await running.patch(camera_id, enabled=False)
         del running.http.headers["authorization"]
-        yield Guarded(running, tokens)
+        yield guarded
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def guarded(module_app: Guarded) -> Guarded:
     """The module's application, whatever wrong tokens an earlier test has shown."""
-    module_app.running.service.failures._failed_at.clear()
+    module_app.forget_failures()
     return module_app
 
 
@@ -192,16 +139,11 @@ async def test_a_token_that_is_not_good_opens_nothing(guarded: Guarded, kind: st
             text = "hunter2"
     header = {"authorization": f"Basic {text}"} if kind == "another scheme" else bearer(text)
     for method, template, need in operations(guarded):
-        guarded.running.service.failures._failed_at.clear()
+        guarded.forget_failures()
         path = template.replace("{camera_id}", OWN)
         response = await guarded.running.http.request(method, path, headers=header)
         assert response.status_code == (200 if need == "open" else 401), (method, path, response.text)
         assert text not in response.text
-
-
-def tokens_of(guarded: Guarded) -> Any:
-    assert guarded.running.service.tokens is not None
-    return guarded.running.service.tokens
 
 
 @shared_loop

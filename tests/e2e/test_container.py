@@ -80,6 +80,10 @@ class Container:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def token(self, scope: str) -> dict[str, str]:
+        """The header for a new token, made as its user makes one."""
+        return {"Authorization": f"Bearer {self.run('vidette', 'token', 'create', '--scope', scope).stdout.strip()}"}
+
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """A command inside it, whatever comes of it."""
         return subprocess.run(
@@ -166,7 +170,8 @@ def camera(container: Container, tmp_path_factory: pytest.TempPathFactory) -> It
     clip = render_clip(tmp_path_factory.mktemp("clips") / "street.mp4", "street", seconds=4.0)
     with SimulatorProcess([clip], cameras=1) as simulator:
         body = {"id": "street", "url": simulator.url("cam0")}
-        httpx.post(f"{container.url}/api/v1/cameras", json=body, timeout=10).raise_for_status()
+        headers = container.token("admin")
+        httpx.post(f"{container.url}/api/v1/cameras", json=body, headers=headers, timeout=10).raise_for_status()
         yield "street"
 
 
@@ -208,9 +213,16 @@ def test_metrics_ask_for_the_token_in_the_secrets_folder(container: Container) -
     assert answer.status_code == 200 and "vidette_contexts" in answer.text
 
 
+def test_the_api_asks_for_a_token_unless_told_otherwise(container: Container) -> None:
+    assert httpx.get(f"{container.url}/api/v1/cameras", timeout=10).status_code == 401
+    answer = httpx.get(f"{container.url}/api/v1/cameras", headers=container.token("read"), timeout=10)
+    assert answer.status_code == 200
+
+
 def test_boxes_of_a_camera_come_over_websocket_and_sigterm_ends_it_in_time(container: Container, camera: str) -> None:
     labels: set[str] = set()
-    with connect(f"ws://127.0.0.1:{container.port}/api/v1/ws/detections?camera={camera}&empty=false") as stream:
+    url = f"ws://127.0.0.1:{container.port}/api/v1/ws/detections?camera={camera}&empty=false"
+    with connect(url, additional_headers=container.token("read")) as stream:
         while not labels:
             message = json.loads(stream.recv(timeout=30))
             if message["type"] == "detections":

@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.auth.admin_file import read_admin_token
+from app.auth.tokens import recognise
 from app.settings import load_settings
 from app.simulator.scenes import DEMO_SCENES
 from deploy.compose import first_start
@@ -21,6 +23,7 @@ from tests.support.wait import wait_in_thread
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
+TOKEN = f"vdt_setup_{'0' * 64}"
 
 
 @pytest.fixture
@@ -43,10 +46,10 @@ def test_secrets_are_made_once_and_shown_once(volumes: Path, capsys: pytest.Capt
 
 
 def test_own_secret_is_kept_and_an_empty_file_is_filled(volumes: Path) -> None:
-    own, empty = (volumes / secret.path for secret in first_start.SECRETS)
+    own, empty, _ = (volumes / secret.path for secret in first_start.SECRETS)
     own.write_text("mine")
     empty.touch()
-    assert len(first_start.make_secrets(volumes)) == 1
+    assert len(first_start.make_secrets(volumes)) == 2
     assert own.read_text() == "mine" and len(empty.read_text()) >= 20
 
 
@@ -63,9 +66,20 @@ def test_service_takes_the_metrics_token_from_its_file(volumes: Path) -> None:
     assert token.get_secret_value() == (volumes / "metrics" / "vidette_metrics__token").read_text()
 
 
+def test_service_takes_the_admin_token_from_its_file(volumes: Path) -> None:
+    first_start.make_secrets(volumes)
+    token = read_admin_token(volumes / "api" / "admin_token")
+    text = (volumes / "api" / "admin_token").read_text()
+    assert (token.scope, token.cameras) == ("admin", None)
+    assert recognise(text, {token.id: token}, now_utc=0) is token
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
-    with ServeProcess(tmp_path_factory.mktemp("service") / "data") as running:
+    folder = tmp_path_factory.mktemp("service")
+    environ = {"VIDETTE_AUTH__MODE": "token", "VIDETTE_AUTH__ADMIN_TOKEN_FILE": str(folder / "admin_token")}
+    (folder / "admin_token").write_text(TOKEN)
+    with ServeProcess(folder / "data", environ=environ, token=TOKEN) as running:
         yield running
 
 
@@ -78,6 +92,8 @@ def free_port() -> int:
 def test_demo_cameras_serve_and_register_themselves_once(service: ServeProcess, tmp_path: Path) -> None:
     port = free_port()
     script = [sys.executable, str(ROOT / "deploy" / "compose" / "cameras.py"), "--service", service.url]
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    script += ["--token-file", str(tmp_path / "token")]
     options = ["--host", LOOPBACK, "--port", str(port), "--at", f"rtsp://{LOOPBACK}:{port}", "--folder", str(tmp_path)]
     ids = sorted(f"demo-{name}" for name in DEMO_SCENES)
     for said in ("registered: " + ", ".join(DEMO_SCENES), "registered: none, all of them were"):

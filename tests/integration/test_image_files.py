@@ -180,6 +180,7 @@ def test_settings_of_an_image_are_settings(dockerfile: Dockerfile, target: str, 
     load_settings(environ=ours, secrets_dir=tmp_path)  # refuses a variable that is none of its
     assert ours == {
         "VIDETTE_SERVER__HOST": "0.0.0.0",
+        "VIDETTE_AUTH__MODE": "token",
         "VIDETTE_DATA_DIR": "/data",
         "VIDETTE_MODELS_DIR": "/models",
     }
@@ -308,8 +309,15 @@ def test_secrets_reach_those_that_read_them_and_nobody_else(services: dict[str, 
         for volume in service.get("volumes", [])
         if volume.startswith("secret-")
     }
-    readers = {(name, "secret-metrics") for name in ("vidette", "vidette-gpu", "prometheus")}
-    assert mounts == readers | {("grafana", "secret-grafana"), ("setup", "secret-metrics"), ("setup", "secret-grafana")}
+    readers = {
+        "secret-api": {"vidette", "vidette-gpu", "cameras"},
+        "secret-metrics": {"vidette", "vidette-gpu", "prometheus"},
+        "secret-grafana": {"grafana"},
+    }
+    assert mounts == {(name, volume) for volume, names in readers.items() for name in (*names, "setup")}
+    admin = services["vidette"]["environment"]["VIDETTE_AUTH__ADMIN_TOKEN_FILE"]
+    assert f"--token-file={admin}" in services["cameras"]["command"]
+    assert f"api/{Path(admin).name}" in {secret.path for secret in first_start.SECRETS}
     written = {Path(secret.path).name for secret in first_start.SECRETS}
     password = services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD__FILE"]
     assert Path(password).name in written

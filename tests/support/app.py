@@ -126,7 +126,7 @@ async def running_app(
     service: Service = app.state.service
     sock = await asyncio.to_thread(listen, settings.server, settings.auth)
     port = sock.getsockname()[1]
-    server = make_server(app, service)
+    server = await asyncio.to_thread(make_server, app, service)  # it reads certificates
     server.config.load()  # uvicorn would do it in the loop, and it reads files
     task = asyncio.create_task(server.serve(sockets=[sock]), name="uvicorn")
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as http:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from typing import Any
 import httpx
 import psutil
 
+from app.auth.tokens import bearer
+
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 60.0
 
@@ -24,8 +27,17 @@ class ServeProcess:
     """`python -m app serve` on a free port while its context is open; it never outlives the test."""
 
     def __init__(
-        self, data_dir: Path, *options: str, environ: Mapping[str, str] | None = None, cwd: Path = ROOT
+        self,
+        data_dir: Path,
+        *options: str,
+        environ: Mapping[str, str] | None = None,
+        token: str | None = None,
+        cwd: Path = ROOT,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
+        """`token` and `verify` are for its own requests."""
+        self._headers = bearer(token)
+        self._verify = verify
         self._cwd = cwd
         self._log_path = data_dir.parent / f"{data_dir.name}-serve-{time.monotonic_ns()}.log"
         self._arguments = ["serve", "--port", "0", "--data_dir", str(data_dir), *options]
@@ -61,11 +73,11 @@ class ServeProcess:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the service ended with {self.process.returncode}:\n{self.log()}"
-            found = re.search(r'listening on (http://[^\s"]+)', self.log())
+            found = re.search(r'listening on (https?://[^\s"]+)', self.log())
             if found:
                 self.url = found[1]
                 try:
-                    if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200:
+                    if httpx.get(f"{self.url}/readyz", timeout=5, verify=self._verify).status_code == 200:
                         return
                 except httpx.TransportError:
                     pass
@@ -85,10 +97,11 @@ class ServeProcess:
         return self._log_path.read_text(encoding="utf-8", errors="replace")
 
     def get(self, path: str) -> Any:
-        return httpx.get(f"{self.url}{path}", timeout=10).raise_for_status().json()
+        return httpx.get(f"{self.url}{path}", headers=self._headers, timeout=10).raise_for_status().json()
 
     def register(self, **camera: Any) -> Any:
-        return httpx.post(f"{self.url}/api/v1/cameras", json=camera, timeout=10).raise_for_status().json()
+        answer = httpx.post(f"{self.url}/api/v1/cameras", json=camera, headers=self._headers, timeout=10)
+        return answer.raise_for_status().json()
 
     def frames(self) -> dict[str, dict[str, Any]]:
         """Every camera's drop ledger."""
