@@ -50,6 +50,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "server.cors_origins": (),
         "server.allowed_hosts": (),
         "server.stall_exit_s": 60,
+        "server.max_connections": 4096,
+        "server.max_connections_per_client": 2048,
         "data_dir": Path("data"),
         "models_dir": Path("models"),
         "media_dir": None,
