@@ -81,7 +81,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         # Blocked as soon as the kernel has not taken everything: what waits in our own memory is one write at most.
-        transport.set_write_buffer_limits(high=0)
+        # Not 0, which asyncio's TLS transport never falls below: it would call itself blocked for ever, also to a close.
+        transport.set_write_buffer_limits(high=1)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
