@@ -81,7 +81,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         # Blocked as soon as the kernel has not taken everything: what waits in our own memory is one write at most.
-        # Not 0, which asyncio's TLS transport never falls below: it would call itself blocked for ever, also to a close.
+        # Not 0, which asyncio's TLS transport never falls below: it would be blocked for ever, to a close too.
         transport.set_write_buffer_limits(high=1)
         super().connection_made(transport)
 
