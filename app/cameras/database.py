@@ -111,8 +111,8 @@ class CameraDatabase:
                         self._db.execute(
                             "UPDATE cameras SET settings = ?, sealed = ?, password = '' WHERE id = ?", settings
                         )
-                self.wipe()
-                self._db.execute("UPDATE cameras SET password = NULL")
+                if self.wipe():
+                    self._db.execute("UPDATE cameras SET password = NULL")
             logger.info("%d stored passwords are encrypted now; keep %s beside backups", len(plain), self._keys.place)
 
     def reseal(self, keys: SecretKeys) -> list[str]:
@@ -123,11 +123,12 @@ class CameraDatabase:
         self.wipe()
         return [camera.id for camera in cameras if camera.unreadable]
 
-    def wipe(self) -> None:
-        """Leave nothing of what was deleted or replaced in the file or in its journal."""
+    def wipe(self) -> bool:
+        """Leave nothing of what was deleted or replaced in file and journal. False: a reader was in the way."""
         with refusing(self._path):
             self._db.execute("VACUUM")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
     def close(self) -> None:
         """Idempotent."""

@@ -93,7 +93,8 @@ def secrets_of(settings: CameraSettings) -> tuple[str, ...]:
     secrets = query_secrets(settings.url)
     if password is None:
         return secrets
-    return (password, base64.b64encode(f"{settings.username or ''}:{password}".encode()).decode(), *secrets)
+    login = f"{settings.username or ''}:{password}".encode("utf-8", "surrogatepass")
+    return (password, base64.b64encode(login).decode("ascii"), *secrets)
 
 
 def password_of(settings: CameraSettings) -> str | None:

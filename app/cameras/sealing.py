@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def read_key_bytes(path: Path) -> list[bytes]:
         return []
     except OSError as exc:
         raise StoreError(f"{path}: the key file cannot be read: {exc.strerror}") from None
-    if mode & 0o007 and not path.absolute().is_relative_to(_MOUNTED_SECRETS):
+    if mode & 0o007 and not path.absolute().is_relative_to(_MOUNTED_SECRETS) and _keeps_modes(path.parent):
         raise StoreError(f"{path}: everybody may read this key (mode {mode:04o}); `chmod 600 {path}`")
     keys = [_key(line) for line in data.split()] if len(data) <= _MAX_FILE_BYTES else []
     if not 1 <= len(keys) <= _MAX_KEYS or not all(len(key) == KEY_BYTES for key in keys):
@@ -104,6 +105,15 @@ def read_key_bytes(path: Path) -> list[bytes]:
             "as `openssl rand -base64 32` makes one"
         )
     return keys
+
+
+def _keeps_modes(folder: Path) -> bool:
+    """Whether a file in there can be for us alone. Where the file system has no modes, nobody could mend that."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".vidette-") as file:
+            return not os.fstat(file.fileno()).st_mode & 0o007
+    except OSError:
+        return True
 
 
 def _key(line: bytes) -> bytes:

@@ -230,3 +230,22 @@ def test_a_copy_for_an_export_is_read_with_the_key_and_makes_none(data_dir: Path
     with closing(copy_in_memory(data_dir)) as copy:
         assert copy.all()[0].unreadable == {"password"}
     assert not (data_dir / "secret.key").exists()
+
+
+def test_a_reader_in_the_way_puts_the_wiping_off_to_the_next_start(data_dir: Path) -> None:
+    old_database(data_dir)
+    with closing(sqlite3.connect(data_dir / FILE_NAME, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM cameras").fetchone()  # holds the journal as it was
+        assert password_of(content(data_dir)["gate-1"]) == "hunter2-in-field"
+        assert b"hunter2" in bytes_in(data_dir)
+    assert password_of(content(data_dir)["gate-1"]) == "hunter2-in-field"
+    assert b"hunter2" not in bytes_in(data_dir)
+
+
+def test_a_file_system_without_modes_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "key"
+    write_key_file(path, [NEW])
+    path.chmod(0o777)
+    monkeypatch.setattr("app.cameras.sealing._keeps_modes", lambda folder: False)
+    assert read_keys(path).ids == (key_id(NEW),)
