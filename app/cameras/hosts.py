@@ -197,4 +197,4 @@ def _within(inner: Network, outer: Network) -> bool:
 
 def _refused(problem: str) -> ValueError:
     # The host's own text is not repeated: with a strange password it may be a part of one.
-    return ValueError(f"url: host {problem}, where no camera may be (forbidden_url)")
+    return ValueError(f"url: host {problem}, where no camera may be")

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from app.cameras.hosts import DEFAULT_HOSTS, HostPolicy
 from app.cameras.settings import CameraSettings, free_id
 from app.cameras.urls import CameraUrl, check_credentials, is_masked, masked, parse_camera_url, query_secrets
-from app.errors import InvalidField
+from app.errors import InvalidField, SourceErrorCode
 
 
 def resolve(
@@ -82,9 +82,13 @@ def parsed(url: str, *, media_dir: Path | None, hosts: HostPolicy) -> CameraUrl:
     """`parse_camera_url`, with `InvalidField` for what cannot be, or is on a host that is not allowed."""
     with field_errors():
         camera = parse_camera_url(url, media_dir=media_dir)
-        if camera.path is None:
+    if camera.path is None:
+        try:
             hosts.check(camera.host)
-        return camera
+        except ValueError as exc:  # with the code that it would have later, when it is connected to
+            text = f"{str(exc).removeprefix('url: ')} ({SourceErrorCode.FORBIDDEN_URL.value})"
+            raise InvalidField("url", text) from None
+    return camera
 
 
 def secrets_of(settings: CameraSettings) -> tuple[str, ...]:

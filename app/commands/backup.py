@@ -34,7 +34,7 @@ def backup(settings: Settings, arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.flush()
     else:
         count = write_backup(settings.data_dir, arguments.file, force=arguments.force)
-        _tell(arguments, count, f"{arguments.file} holds {_cameras(count)}, with their passwords, encrypted")
+        _tell(arguments, count, f"{arguments.file} holds {counted(count)}, with their passwords, encrypted")
     key = key_path(settings.data_dir, settings.secrets.key_file)
     print(f"vidette: the key of the passwords is not in the backup: keep {key} too, in another place", file=sys.stderr)
     return 0
@@ -50,7 +50,7 @@ def restore(settings: Settings, arguments: argparse.Namespace) -> int:
             count = restore_backup(copy, settings.data_dir, force=arguments.force)
     else:
         count = restore_backup(arguments.file, settings.data_dir, force=arguments.force)
-    _tell(arguments, count, f"{settings.data_dir} has {_cameras(count)} again")
+    _tell(arguments, count, f"{settings.data_dir} has {counted(count)} again")
     with closing(copy_in_memory(settings.data_dir, key_file=settings.secrets.key_file)) as database:
         unreadable = [camera.id for camera in database.all() if camera.unreadable]
     if unreadable:
@@ -65,7 +65,8 @@ def names_of(camera_ids: Sequence[str]) -> str:
     return ", ".join(camera_ids[:8]) + (", ..." if len(camera_ids) > 8 else "")
 
 
-def _cameras(count: int) -> str:
+def counted(count: int) -> str:
+    """Cameras in a sentence."""
     return "1 camera" if count == 1 else f"{count} cameras"
 
 

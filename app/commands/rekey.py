@@ -10,7 +10,7 @@ from contextlib import closing
 
 from app.cameras.database import open_database
 from app.cameras.sealing import KEY_BYTES, key_path, read_key_bytes, read_keys, write_key_file
-from app.commands.backup import names_of
+from app.commands.backup import counted, names_of
 from app.errors import ConfigError
 from app.settings import Settings
 
@@ -44,6 +44,6 @@ def _tell(arguments: argparse.Namespace, count: int, key: str, unreadable: list[
     if arguments.json:
         print(json.dumps({"cameras": count, "key": key, "unreadable": unreadable}, indent=2))
     else:
-        print(f"the passwords of {count} cameras are encrypted with key {key}; backups before this need the old key")
+        print(f"the passwords of {counted(count)} are encrypted with key {key}; backups before this need the old key")
     if unreadable:
         print(f"vidette: left {names_of(unreadable)} as they are: no key here reads them", file=sys.stderr)

@@ -121,8 +121,8 @@ def test_a_redirect_to_a_denied_host_reaches_nobody(methods: tuple[str, ...], tr
         error = failure(f"rtsp://127.0.0.1:{camera.port}/1", transport=transport)
         assert error.code is SourceErrorCode.FORBIDDEN_URL
         assert error.message == (
-            f"127.0.0.1:{camera.port} redirects to where no camera may be: "
-            f"host is on cameras.deny_hosts ({DENIED}), where no camera may be (forbidden_url)"
+            f"127.0.0.1:{camera.port} redirects to a place that is not allowed: "
+            f"host is on cameras.deny_hosts ({DENIED}), where no camera may be"
         )
         assert camera.heard
         assert (victim.connections, victim.heard) == (0, [])
@@ -360,3 +360,12 @@ def test_many_cameras_may_be_opened_at_once_and_each_hears_of_its_own_redirect()
         forbidden, missing = SourceErrorCode.FORBIDDEN_URL, SourceErrorCode.NOT_FOUND
         assert sorted(errors) == sorted([forbidden, forbidden, missing])
         assert victim.connections == 0
+
+
+def test_a_build_of_pyav_that_hides_its_libraries_still_opens_cameras(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.backends.ffmpeg.redirects._available", False)
+    with listener() as camera:
+        assert failure(f"rtsp://127.0.0.1:{camera.port}/1").code is SourceErrorCode.NOT_FOUND
+    assert "FFmpeg follows redirects of cameras by itself" in caplog.text

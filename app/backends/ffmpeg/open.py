@@ -83,7 +83,7 @@ def _redirected(camera: CameraUrl, location: str, hosts: HostPolicy) -> CameraUr
         if (camera.scheme, target.scheme) == ("rtsps", "rtsp"):
             raise ValueError("url: the redirect leads from an encrypted connection to a plain one")
     except ValueError as exc:
-        text = f"{camera.address} redirects to where no camera may be: {str(exc).removeprefix('url: ')}"
+        text = f"{camera.address} redirects to a place that is not allowed: {str(exc).removeprefix('url: ')}"
         raise SourceError(SourceErrorCode.FORBIDDEN_URL, text) from None
     if target.host.lower() != camera.host.lower():
         return target

@@ -9,6 +9,7 @@ are public functions of libavutil (av_log_set_callback, av_opt_set). Why so: doc
 from __future__ import annotations
 
 import ctypes
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 
 import av.logging
 
+logger = logging.getLogger("vidette.camera")
 _ANNOUNCEMENT = b"Redirecting to "
 _LONGEST = 4096
 _CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
@@ -33,12 +35,17 @@ _lock = threading.Lock()
 _opening: dict[int, Redirect] = {}  # by thread
 # PyAV's own libavutil, by way of a module that is linked with it: OpenCV brings another one.
 _libavutil = ctypes.CDLL(str(av.logging.__file__))
+_available = all(hasattr(_libavutil, name) for name in ("av_log_set_callback", "av_log_format_line", "av_opt_set"))
 
 
 @contextmanager
 def redirects_refused() -> Iterator[Redirect]:
     """While it lasts, no redirect is followed in this thread; what it yields tells of one. Opening fails then."""
     redirect = Redirect()
+    if not _available:
+        logger.warning("this build of PyAV hides libavutil, so FFmpeg follows redirects of cameras by itself")
+        yield redirect
+        return
     with _lock:
         _opening[threading.get_ident()] = redirect
         if len(_opening) == 1:
