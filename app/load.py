@@ -27,6 +27,7 @@ _WEIGHT = 0.3  # of the newest sample in an average
 # Pictures that a camera holds in memory: what its decoder refers to, in its slot, in a batch.
 _PICTURES = 8
 _BYTES_PER_PIXEL = 1.5
+_MEMORY_EVERY = 5  # samples: memory moves slowly, and reading it takes a thread
 _SATURATED = 0.9  # of the contexts' time
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -41,6 +42,7 @@ class Window:
     shed: int = 0  # ended without a result since there was too much
     busy: float = 0.0  # share of the contexts' time
     decode_cores: float = 0.0
+    process_cores: float = 0.0  # of the whole process
     lag_s: float = 0.0  # of the reader that is farthest behind its camera
 
     @property
@@ -101,21 +103,25 @@ class LoadMeter:
         self._batcher = batcher
         self._least_fps = least_fps
         self._clock = clock
+        self._samples = 0
         self._seen: dict[Lane, _Seen] = {}
         self._at = clock()
         self._busy_s = 0.0
+        self._process_s = time.process_time()
         self._idle_bytes: int | None = None  # of this process, before there was a camera
 
     async def sample(self) -> Window:
         """Measure what happened since the last time."""
-        await asyncio.to_thread(self.memory.read)
+        if self._samples % _MEMORY_EVERY == 0:
+            await asyncio.to_thread(self.memory.read)
+        self._samples += 1
         now = self._clock()
         seconds = max(1e-3, now - self._at)
         cameras = self._registry.cameras()
         if self._idle_bytes is None or not cameras:
             self._idle_bytes = self.memory.used_bytes
         seen = {camera.lane: self._look(camera, now) for camera in cameras}
-        busy_s = self._batcher.busy_s
+        busy_s, process_s = self._batcher.busy_s, time.process_time()
         both = [(self._seen[lane], new) for lane, new in seen.items() if lane in self._seen]
         self.window = Window(
             seconds=seconds,
@@ -124,10 +130,11 @@ class LoadMeter:
             shed=sum(_shed(new.counts) - _shed(old.counts) for old, new in both),
             busy=(busy_s - self._busy_s) / seconds / max(1, self._batcher.stats.contexts),
             decode_cores=sum(new.cpu_s - old.cpu_s for old, new in both) / seconds,
+            process_cores=(process_s - self._process_s) / seconds,
             lag_s=max((camera.lane.lag_s for camera in cameras if camera.running), default=0.0),
         )
         self.rate.observe(self.window)
-        self._seen, self._at, self._busy_s = seen, now, busy_s
+        self._seen, self._at, self._busy_s, self._process_s = seen, now, busy_s, process_s
         return self.window
 
     def load(self, gpus: Sequence[GpuSnapshot] = (), *, degraded: int = 0) -> Load:

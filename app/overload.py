@@ -77,7 +77,12 @@ class Overload:
         """Take note of the last second and have the cameras do as the ladder says."""
         cameras = [camera for camera in self._registry.cameras() if camera.running]
         ladder, now = self.ladder, self._clock()
-        pressure = Pressure(shed=window.shed_share, decode_load=window.decode_cores / self._cores, lag_s=window.lag_s)
+        pressure = Pressure(
+            shed=window.shed_share,
+            decode_load=window.decode_cores / self._cores,
+            cpu_load=window.process_cores / self._cores,
+            lag_s=window.lag_s,
+        )
         if ladder.observe(pressure, {camera.settings.priority for camera in cameras}, now):
             self._tell()
         self._note_rates(cameras, window, now)

@@ -30,6 +30,8 @@ WORTHWHILE_DECODE, CALM_DECODE = 0.25, 0.12
 FULL_DECODE = 0.85
 # How far a reader is behind its camera, in seconds.
 STRAINED_LAG_S, CALM_LAG_S = 0.3, 0.1
+# A reader that is behind while cores are idle has a slow network, and less decoding would not help it.
+STRAINED_CPU, CALM_CPU = 0.7, 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,8 @@ class Pressure:
     """What was measured over the last second."""
 
     shed: float  # share of the wanted frames that got no result
-    decode_load: float  # share of the cores
+    decode_load: float  # share of the cores that decoding takes
+    cpu_load: float  # share of the cores that the whole process takes
     lag_s: float  # of the reader that is farthest behind its camera
 
 
@@ -134,7 +137,7 @@ def _first(since: float | None, now: float) -> float:
 def _strain(pressure: Pressure, rung: int) -> str | None:
     """Why the step to `rung` would help, as a sentence; None when there is no need."""
     if rung > THINNED:
-        if pressure.lag_s > STRAINED_LAG_S:
+        if pressure.lag_s > STRAINED_LAG_S and pressure.cpu_load > STRAINED_CPU:
             return f"decoders are {pressure.lag_s:.1f} s behind their cameras"
         if pressure.decode_load > FULL_DECODE:
             return f"decoding takes {pressure.decode_load:.0%} of the cores"
@@ -154,4 +157,5 @@ def _is_calm(pressure: Pressure, rung: int) -> bool:
     """Whether the step down from `rung` seems safe."""
     if rung == THINNED:
         return pressure.shed < CALM_SHED
-    return pressure.lag_s < CALM_LAG_S and (pressure.shed < CALM_SHED or pressure.decode_load < CALM_DECODE)
+    keeps_up = pressure.lag_s < CALM_LAG_S or pressure.cpu_load < CALM_CPU
+    return keeps_up and (pressure.shed < CALM_SHED or pressure.decode_load < CALM_DECODE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -19,10 +20,10 @@ from app.cameras.ladder import (
     Pressure,
 )
 
-QUIET = Pressure(shed=0.0, decode_load=0.1, lag_s=0.0)
-OVER = Pressure(shed=0.6, decode_load=0.1, lag_s=0.0)
-HEAVY = Pressure(shed=0.6, decode_load=0.5, lag_s=0.0)
-BEHIND = Pressure(shed=0.6, decode_load=0.9, lag_s=1.0)
+QUIET = Pressure(shed=0.0, decode_load=0.1, cpu_load=0.3, lag_s=0.0)
+OVER = Pressure(shed=0.6, decode_load=0.1, cpu_load=0.9, lag_s=0.0)
+HEAVY = Pressure(shed=0.6, decode_load=0.5, cpu_load=1.0, lag_s=0.0)
+BEHIND = Pressure(shed=0.6, decode_load=0.8, cpu_load=1.0, lag_s=1.0)
 
 
 def run(
@@ -44,7 +45,7 @@ def run(
 
 def test_a_machine_that_keeps_up_is_left_alone() -> None:
     ladder = Ladder()
-    assert run(ladder, Pressure(shed=0.09, decode_load=0.8, lag_s=0.0), 600) == []
+    assert run(ladder, Pressure(shed=0.09, decode_load=0.8, cpu_load=1.0, lag_s=0.0), 600) == []
     assert ladder.level(1) == 0
 
 
@@ -76,6 +77,16 @@ def test_keyframes_alone_are_for_decoders_that_fall_behind() -> None:
     run(ladder, BEHIND, 60)
     assert ladder.level(5) == KEYFRAMES == len(LEVELS) - 1
     assert ladder.reason == "decoders are 1.0 s behind their cameras"
+
+
+def test_a_slow_network_is_no_overload() -> None:
+    ladder = Ladder()
+    behind = Pressure(shed=0.0, decode_load=0.2, cpu_load=0.4, lag_s=0.8)
+    assert run(ladder, behind, 600) == []
+    run(ladder, BEHIND, 20, start=600)
+    assert ladder.rung == KEYFRAMES
+    run(ladder, replace(behind, decode_load=0.05), 600, start=620)
+    assert ladder.rung == THINNED - 1
 
 
 def test_it_comes_down_step_by_step_the_highest_priority_first() -> None:
@@ -133,6 +144,7 @@ class Machine:
         return Pressure(
             shed=max(0.0, 1 - noise * capacity / decoded) if decoded else 0.0,
             decode_load=decode / self.cores * noise,
+            cpu_load=min(1.0, (decode + min(decoded, capacity) * self.infer_s) / self.cores),
             lag_s=1.0 if self.offered * cost_s > self.cores else 0.0,
         )
 
@@ -161,7 +173,9 @@ def test_under_a_load_that_stays_it_settles(
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(
-        st.builds(Pressure, shed=st.floats(0, 1), decode_load=st.floats(0, 1), lag_s=st.floats(0, 2)),
+        st.builds(
+            Pressure, shed=st.floats(0, 1), decode_load=st.floats(0, 1), cpu_load=st.floats(0, 1), lag_s=st.floats(0, 2)
+        ),
         min_size=1,
         max_size=200,
     ),
