@@ -256,6 +256,11 @@ def _subscriber_metrics(hub: ResultHub[Any]) -> Iterator[Metric]:
     for code, count in stats.closed.items():
         closed.add_metric([str(code)], count)
     yield closed
+    yield GaugeMetricFamily(
+        "vidette_ws_delivery_share_ratio",
+        "Share of the event loop's time that delivery may take; less while frames are shed.",
+        value=stats.delivery_share,
+    )
 
 
 def _connection_metrics(connections: ConnectionStats) -> Iterator[Metric]:

@@ -30,6 +30,7 @@ from app.load import SAMPLE_S, LoadMeter
 from app.logs import RepeatFilter
 from app.overload import Overload
 from app.progress import Progress
+from app.results.delivery import Delivery
 from app.results.history import History
 from app.results.hub import ResultHub
 from app.results.wire import camera_message
@@ -260,7 +261,7 @@ class Service:
         await meter.sample()
         async with anyio.create_task_group() as workers:
             workers.start_soon(batcher.run, name="batcher")
-            workers.start_soon(self._sample, meter, overload, name="load")
+            workers.start_soon(self._sample, meter, overload, hub.delivery, name="load")
             workers.start_soon(_keep, store, name="store")
             workers.start_soon(watch_gpus, choice.backend.gpus, self._show_gpus, name="gpus")
             try:
@@ -274,12 +275,13 @@ class Service:
                 self.abandoned_threads += registry.abandoned_threads
                 workers.cancel_scope.cancel()
 
-    async def _sample(self, meter: LoadMeter, overload: Overload) -> None:
+    async def _sample(self, meter: LoadMeter, overload: Overload, delivery: Delivery) -> None:
         """Measure what is used, once a second, and have the cameras do with less where that is too much."""
         while True:
             await anyio.sleep(SAMPLE_S)
             try:
                 window = await meter.sample()
+                delivery.adapt(window.shed_share)
                 if self.settings.overload.ladder == "auto":
                     overload.observe(window)
             except OSError as exc:

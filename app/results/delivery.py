@@ -16,11 +16,14 @@ logger = logging.getLogger("vidette.results")
 FAILED, TRY_AGAIN_LATER = 1011, 1013
 # What connections are ended with, for whoever counts them: shown from the start.
 CODES = (1001, 1008, 1009, FAILED, TRY_AGAIN_LATER, 4400, 4401, 4403)
-# The loop is kept busy for so long at most before it is let do what else there is.
-SLICE_S = 0.002
+# The loop is kept busy for so long at most before it is let do what else there is: a frame's way through the pipeline
+# crosses the loop three times.
+SLICE_S = 0.0005
 # Of the loop's time. A round over all clients that took 10 ms is followed by 10 ms in which no round begins: results
-# that come meanwhile go out together, or, to clients in the mode `latest`, the newest of them.
-SHARE = 0.5
+# that come meanwhile go out together, or, to clients in the mode `latest`, the newest of them. While the pipeline sheds
+# frames, delivery gives way: half as much each second, and back more slowly.
+SHARE, LEAST_SHARE = 0.5, 0.05
+_MUCH_SHED, _GROWTH = 0.01, 1.2
 _SHORTEST_REST_S = 0.001
 _LOOK_S = 1.0
 
@@ -33,11 +36,12 @@ class Delivery:
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, share: float = SHARE) -> None:
+        self.share = share  # of the event loop's time that delivery may take now
         self.sent = 0
         self.dropped = 0
         self.closed: Counter[int] = Counter(dict.fromkeys(CODES, 0))  # connections that we ended, by code
         self._clock = clock
-        self._share = share
+        self._most = share
         self._outlets = 0
         self._visits: deque[Subscription] = deque()
         self._dirty: dict[Topic[Subscription], None] = {}
@@ -73,6 +77,11 @@ class Delivery:
         if subscription.close(code, reason):
             self.closed[code] += 1
         self._blocked.pop(subscription, None)
+
+    def adapt(self, shed_share: float) -> None:
+        """Take note, once a second, of what share of its frames the pipeline had no time for."""
+        share = self.share / 2 if shed_share > _MUCH_SHED else self.share * _GROWTH
+        self.share = min(self._most, max(LEAST_SHARE, share))
 
     def stop(self) -> None:
         """Cancel what is planned. Idempotent."""
@@ -124,7 +133,7 @@ class Delivery:
 
     def _end_round(self) -> None:
         now = self._clock()
-        self._rests_until = now + (now - self._began_at) * (1 / self._share - 1)
+        self._rests_until = now + (now - self._began_at) * (1 / self.share - 1)
         for topic in self._round or ():
             topic.trim()
         self._round = None

@@ -46,6 +46,7 @@ class HubStats:
     messages_sent: int
     messages_dropped: Mapping[str, int]  # by reason; of clients that stand still, counted each second
     closed: Mapping[int, int]  # connections that we ended, by code
+    delivery_share: float  # of the event loop's time that delivery may take now
 
 
 class ResultHub(Generic[S]):
@@ -84,6 +85,7 @@ class ResultHub(Generic[S]):
             messages_sent=self.delivery.sent,
             messages_dropped={"slow_consumer": self.delivery.dropped, "failed": self._failed},
             closed=dict(self.delivery.closed),
+            delivery_share=self.delivery.share,
         )
 
     # The batcher's side

@@ -216,6 +216,12 @@ CLIENTS = row(
             )
         ],
     ),
+    Panel(
+        title="Delivery's share",
+        description="Of the event loop's time, what delivery to clients may take. It falls while frames are shed.",
+        unit="percentunit",
+        queries=[Query(expr=f"vidette_ws_delivery_share_ratio{{{SERVICE}}}", legend="{{instance}}")],
+    ),
 )
 
 PROCESS = row(

@@ -46,6 +46,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "vidette_ws_messages_sent_total": ("counter", set()),
     "vidette_ws_messages_dropped_total": ("counter", {"reason"}),
     "vidette_ws_closed_total": ("counter", {"code"}),
+    "vidette_ws_delivery_share_ratio": ("gauge", set()),
 }
 
 

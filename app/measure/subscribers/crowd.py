@@ -106,7 +106,6 @@ class Crowd:
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20)
         self._port = port
         self._ledger_holds = True
-        self._closed_1013 = 0
 
     def run(
         self, clip: Path, fps: float, on_step: Callable[[str, float], None], on_tick: Callable[[float], None]
@@ -124,7 +123,7 @@ class Crowd:
             on_step(f"{fps:g} fps, no client", plan.seconds)
             without.append(self._stretch(on_tick))
             on_step(f"{fps:g} fps, {plan.clients} clients, {plan.stuck} of them stuck", plan.seconds)
-            kernel = _kernel_bytes()
+            kernel, closed = _kernel_bytes(), int(self._look()["closed"]["1013"])
             grown, connect_s = self._connect()
             memory = memory or grown
             connected_at = time.monotonic()
@@ -132,7 +131,7 @@ class Crowd:
             with_clients.append(self._stretch(on_tick))
             if turn == plan.turns - 1:
                 on_step("waiting for the stuck clients to be closed", plan.stand_still_s)
-                eviction = self._evictions(connected_at, kernel, on_tick)
+                eviction = self._evictions(connected_at, kernel, closed, on_tick)
             self._clients.ask("leave")
             self._wait(lambda: self._look()["clients"] == 0, 30.0, "the clients are gone")
         assert eviction is not None
@@ -203,9 +202,10 @@ class Crowd:
             delay_ms=percentiles(delays),
         )
 
-    def _evictions(self, connected_at: float, kernel_before: int | None, on_tick: Callable[[float], None]) -> Eviction:
+    def _evictions(
+        self, connected_at: float, kernel_before: int | None, closed_before: int, on_tick: Callable[[float], None]
+    ) -> Eviction:
         plan, began = self._plan, time.monotonic()
-        closed_before = self._closed_1013
         first_s = last_s = kernel = None
         evicted = 0
         while time.monotonic() - began < plan.stand_still_s + _EVICTION_S and evicted < plan.stuck:
@@ -217,13 +217,17 @@ class Crowd:
                 first_s = first_s or last_s
             elif not evicted:
                 kernel = _kernel_bytes()
+        seen_before = self._clients.ask("look")["codes"].get("1013", 0)
         codes = self._clients.ask("wake")["codes"]
-        self._closed_1013 += evicted
         per_client = None
         if kernel is not None and kernel_before is not None and plan.stuck:
             per_client = max(0.0, (kernel - kernel_before) / plan.stuck)
         return Eviction(
-            evicted=evicted, first_s=first_s, last_s=last_s, saw_1013=codes.get("1013", 0), kernel_bytes=per_client
+            evicted=evicted,
+            first_s=first_s,
+            last_s=last_s,
+            saw_1013=codes.get("1013", 0) - seen_before,
+            kernel_bytes=per_client,
         )
 
     def _wait(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
