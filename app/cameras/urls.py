@@ -290,34 +290,64 @@ class Redactor:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._secrets: Counter[str] = Counter()  # two cameras may share a password
-        self._pattern: re.Pattern[str] | None = None
+        self._known: Counter[str] = Counter()  # forms of secrets, which two of them may share
+        # Forms by how they begin, longest first, so that none is torn by a shorter one inside it. A pattern of all of
+        # them would be made anew for each secret, and tried at each place of a text.
+        self._heads: dict[str, tuple[str, ...]] = {}
 
     def add(self, secret: str | None) -> None:
         """Know a secret from now on. Count one `discard` for each `add`."""
         if secret is not None and len(secret) >= _MIN_SECRET_LENGTH:
             with self._lock:
                 self._secrets[secret] += 1
-                self._compile()
+                if self._secrets[secret] == 1:
+                    for form in set(_forms(secret)):
+                        self._know(form)
 
     def discard(self, secret: str | None) -> None:
         """Forget a secret once nobody else added it too."""
         with self._lock:
             if secret is not None and secret in self._secrets:
                 self._secrets[secret] -= 1
-                self._secrets += Counter()  # drops what counts zero
-                self._compile()
+                if not self._secrets[secret]:
+                    del self._secrets[secret]
+                    for form in set(_forms(secret)):
+                        self._forget(form)
 
     def redact(self, text: str) -> str:
         """Remove URL user information and every known secret from `text`."""
-        pattern = self._pattern
         text = redact(text)
-        return text if pattern is None else pattern.sub(_REMOVED, text)
+        heads = self._heads
+        if not heads:
+            return text
+        kept: list[str] = []
+        start = at = 0
+        while at <= len(text) - _MIN_SECRET_LENGTH:
+            for form in heads.get(text[at : at + _MIN_SECRET_LENGTH], ()):
+                if text.startswith(form, at):
+                    kept += (text[start:at], _REMOVED)
+                    start = at = at + len(form)
+                    break
+            else:
+                at += 1
+        return "".join((*kept, text[start:]))
 
-    def _compile(self) -> None:
-        forms = {form for secret in self._secrets for form in _forms(secret)}
-        # The longest first, so that no form is torn by a shorter one inside it.
-        ordered = sorted(forms, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+    def _know(self, form: str) -> None:
+        self._known[form] += 1
+        if self._known[form] == 1:
+            head = form[:_MIN_SECRET_LENGTH]
+            self._heads[head] = tuple(sorted((*self._heads.get(head, ()), form), key=len, reverse=True))
+
+    def _forget(self, form: str) -> None:
+        self._known[form] -= 1
+        if not self._known[form]:
+            del self._known[form]
+            head = form[:_MIN_SECRET_LENGTH]
+            left = tuple(other for other in self._heads[head] if other != form)
+            if left:
+                self._heads[head] = left
+            else:
+                del self._heads[head]
 
 
 def _forms(secret: str) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -44,7 +43,7 @@ class AuthGate:
     def _admits_basic(self, value: str) -> bool:
         try:
             given = base64.b64decode(value.strip(), validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii's error, and that of text which is not ASCII
             return False
         return hmac.compare_digest(given, f"{self.username}:{self.password}".encode())
 
