@@ -33,10 +33,9 @@ _AUTHORIZATION = re.compile(
     r"""(authorization["']?\s*[:=,]\s*b?["']?(?:basic|bearer|digest))\s[^\r\n]*""", re.IGNORECASE
 )
 _URL_AUTHORITY = re.compile(r"(rtsps?://)[^\s/]*@", re.IGNORECASE)
-_QUERY_SECRET = re.compile(
-    r"""((?:password|passwd|passwort|passphrase|pass|pwd|token|secret|api_?key|access_?key)=)([^\s&"'<>;]+)""",
-    re.IGNORECASE,
-)
+_SECRET_NAME = r"((?:password|passwd|passwort|passphrase|pass|pwd|token|secret|api_?key|access_?key)=)"
+_QUERY_SECRET = re.compile(rf"""{_SECRET_NAME}[^\s&"'<>;]+""", re.IGNORECASE)
+_URL_SECRET = re.compile(rf"{_SECRET_NAME}([^&]+)", re.IGNORECASE)  # in a URL alone, which no text follows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,12 +243,12 @@ def _parse_file(rest: str, media_dir: Path | None) -> CameraUrl:
 
 def masked(url: str) -> str:
     """A camera's URL, free of credentials before its host, without the values of `password=` and its like."""
-    return _QUERY_SECRET.sub(rf"\1{_REMOVED}", url)
+    return _URL_SECRET.sub(rf"\1{_REMOVED}", url)
 
 
 def is_masked(url: str) -> bool:
     """Whether `masked` has taken something out of this URL."""
-    return any(match[0].endswith(f"={_REMOVED}") for match in _QUERY_SECRET.finditer(url))
+    return any(match[0].endswith(f"={_REMOVED}") for match in _URL_SECRET.finditer(url))
 
 
 def concealed(url: str) -> str:
@@ -261,7 +260,7 @@ def concealed(url: str) -> str:
 
 def query_secrets(url: str) -> tuple[str, ...]:
     """What `masked` takes out of this URL, as it stands there and as it is meant."""
-    values = [match[2] for match in _QUERY_SECRET.finditer(url) if match[2] != _REMOVED]
+    values = [match[2] for match in _URL_SECRET.finditer(url) if match[2] != _REMOVED]
     return tuple(dict.fromkeys(form for value in values for form in (value, unquote(value))))
 
 

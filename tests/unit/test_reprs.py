@@ -19,7 +19,7 @@ from app.cameras.registration import resolve, secrets_of
 from app.cameras.sealing import SecretKeys
 from app.cameras.settings import CameraPatch, CameraRegistration, CameraSettings
 from app.cameras.source import SourceRequest
-from app.cameras.urls import parse_camera_url
+from app.cameras.urls import masked, parse_camera_url
 from app.errors import SourceError
 from app.logs import configure_logging, forget_secret, redacted, register_secret
 from app.settings import load_settings
@@ -139,3 +139,10 @@ def test_a_short_password_is_in_no_url_and_no_header() -> None:
     finally:
         for secret in secrets_of(settings):
             forget_secret(secret)
+
+
+@pytest.mark.parametrize("value", ["a\"b'c", "a;b", "a<b>c", "a%26b", "a/b?c", "p@ss:w"])
+def test_a_value_in_a_url_s_query_is_taken_out_whole(value: str) -> None:
+    settings = resolve({"url": f"rtsp://camera.test/1?pwd={value}&channel=1", "id": "cam"}, media_dir=None)
+    assert masked(settings.url) == "rtsp://camera.test/1?pwd=***&channel=1"
+    assert value in secrets_of(settings)
