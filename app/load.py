@@ -104,6 +104,9 @@ class LoadMeter:
         self._least_fps = least_fps
         self._clock = clock
         self._samples = 0
+        self._decode = decode_cost([])
+        self._nvdec = 0  # cameras that are decoded there
+        self._needed_bytes = ASSUMED_BYTES
         self._seen: dict[Lane, _Seen] = {}
         self._at = clock()
         self._busy_s = 0.0
@@ -117,7 +120,7 @@ class LoadMeter:
         self._samples += 1
         now = self._clock()
         seconds = max(1e-3, now - self._at)
-        cameras = self._registry.cameras()
+        cameras = [camera for camera in self._registry.cameras() if camera.settings.enabled]
         if self._idle_bytes is None or not cameras:
             self._idle_bytes = self.memory.used_bytes
         seen = {camera.lane: self._look(camera, now) for camera in cameras}
@@ -135,24 +138,23 @@ class LoadMeter:
         )
         self.rate.observe(self.window)
         self._seen, self._at, self._busy_s, self._process_s = seen, now, busy_s, process_s
+        self._add_up()
         return self.window
 
     def load(self, gpus: Sequence[GpuSnapshot] = (), *, degraded: int = 0) -> Load:
         """What is used now, and what one more camera needs. Cameras that came since the last sample count."""
-        cameras = [camera for camera in self._registry.cameras() if camera.settings.enabled]
-        known = {camera.lane: self._seen[camera.lane] for camera in cameras if camera.lane in self._seen}
-        costs = {lane.camera_id: CameraCost(kind=seen.kind, cores=seen.cores) for lane, seen in known.items()}
-        nvdec = sum(seen.kind is not None and seen.kind.decoder == "nvdec" for seen in known.values())
+        enabled = sum(camera.settings.enabled for camera in self._registry.cameras())
+        nvdec = self._nvdec
         loads = [gpu.decoder_utilization_ratio for gpu in gpus if gpu.decoder_utilization_ratio is not None]
         return Load(
-            cameras=len(cameras),
-            decode=decode_cost(costs, unknown=len(cameras) - len(costs)),
+            cameras=enabled,
+            decode=self._decode.with_unknown(enabled - len(self._seen)),
             cores=self.cores,
             inferred_fps=self.window.inferred_fps,
             capacity_fps=self.rate.fps,
             memory_used_bytes=self.memory.used_bytes,
             memory_free_bytes=self.memory.free_bytes,
-            needed_bytes=self._needed_bytes([seen.kind for seen in known.values() if seen.kind is not None]),
+            needed_bytes=self._needed_bytes,
             least_fps=self._least_fps,
             degraded=degraded,
             nvdec_load=max(loads) if loads and nvdec else None,
@@ -176,7 +178,14 @@ class LoadMeter:
             new.cores = took if new.cores is None else new.cores + _WEIGHT * (took - new.cores)
         return new
 
-    def _needed_bytes(self, kinds: Sequence[StreamKind]) -> int:
+    def _add_up(self) -> None:
+        """What `load` reads: it is asked for by every registration, and there may be thousands of cameras."""
+        seen = self._seen.values()
+        self._decode = decode_cost([CameraCost(kind=each.kind, cores=each.cores) for each in seen])
+        self._nvdec = sum(each.kind is not None and each.kind.decoder == "nvdec" for each in seen)
+        self._needed_bytes = self._bytes_of([each.kind for each in seen if each.kind is not None])
+
+    def _bytes_of(self, kinds: Sequence[StreamKind]) -> int:
         """The growth of this process a camera, or what the pictures of one take, whichever is more."""
         if not kinds:
             return ASSUMED_BYTES

@@ -7,8 +7,8 @@ first measurement.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 # Decoding can hardly be shed: above this share of the cores, readers fall behind their streams.
@@ -48,6 +48,10 @@ class DecodeCost:
     needed_cores: float  # of one more
     measured: int  # cameras
 
+    def with_unknown(self, cameras: int) -> DecodeCost:
+        """The same with cameras that have come just now."""
+        return replace(self, expected_cores=self.expected_cores + max(0, cameras) * self.needed_cores)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
@@ -81,21 +85,21 @@ class Room:
         return max(0, int(self.left / self.needed + 1e-9))
 
 
-def decode_cost(costs: Mapping[str, CameraCost], *, unknown: int = 0) -> DecodeCost:
-    """Add up what cameras cost; `unknown`: cameras that are not among them, since they have come just now."""
-    cores = [cost.cores for cost in costs.values() if cost.cores is not None]
+def decode_cost(costs: Collection[CameraCost]) -> DecodeCost:
+    """Add up what cameras cost."""
+    cores = [cost.cores for cost in costs if cost.cores is not None]
     used = sum(cores)
     usual = used / len(cores) if cores else ASSUMED_CORES
     kinds: dict[StreamKind, list[float]] = {}
-    for cost in costs.values():
+    for cost in costs:
         if cost.kind is not None and cost.cores is not None:
             kinds.setdefault(cost.kind, []).append(cost.cores)
     usual_of = {kind: sum(of) / len(of) for kind, of in kinds.items()}
-    waiting = [cost.kind for cost in costs.values() if cost.cores is None]
+    waiting = [cost.kind for cost in costs if cost.cores is None]
     expected = sum(usual if kind is None else usual_of.get(kind, usual) for kind in waiting)
     return DecodeCost(
         used_cores=used,
-        expected_cores=expected + unknown * usual,
+        expected_cores=expected,
         needed_cores=max(usual, 1e-4),
         measured=len(cores),
     )

@@ -92,23 +92,23 @@ def test_room_and_refusal_agree() -> None:
 
 
 def test_a_camera_that_is_not_measured_yet_costs_what_its_kind_costs() -> None:
-    measured = {"a": CameraCost(kind=HD, cores=0.3), "b": CameraCost(kind=SD, cores=0.1)}
-    cost = decode_cost({**measured, "c": CameraCost(kind=HD, cores=None)})
+    measured = [CameraCost(kind=HD, cores=0.3), CameraCost(kind=SD, cores=0.1)]
+    cost = decode_cost([*measured, CameraCost(kind=HD, cores=None)])
     assert cost.used_cores == pytest.approx(0.4)
     assert cost.expected_cores == pytest.approx(0.3)
     assert cost.measured == 2
-    unknown = decode_cost({**measured, "c": CameraCost(kind=None, cores=None)}, unknown=2)
+    unknown = decode_cost([*measured, CameraCost(kind=None, cores=None)]).with_unknown(2)
     assert unknown.expected_cores == pytest.approx(3 * 0.2)
     assert unknown.needed_cores == pytest.approx(0.2)
 
 
 def test_a_burst_of_registrations_does_not_outrun_the_first_measurement() -> None:
     taken = 0
-    while refusal(replace(QUIET, cameras=taken, capacity_fps=None, decode=decode_cost({}, unknown=taken))) is None:
+    while refusal(replace(QUIET, cameras=taken, capacity_fps=None, decode=decode_cost([]).with_unknown(taken))) is None:
         taken += 1
     assert taken == int(0.9 * 2 / ASSUMED_CORES)
-    measured = {"a": CameraCost(kind=HD, cores=0.3)}
+    cost = decode_cost([CameraCost(kind=HD, cores=0.3)])
     taken = 1
-    while refusal(replace(QUIET, cameras=taken, decode=decode_cost(measured, unknown=taken - 1))) is None:
+    while refusal(replace(QUIET, cameras=taken, decode=cost.with_unknown(taken - 1))) is None:
         taken += 1
     assert taken == 6
