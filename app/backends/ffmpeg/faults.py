@@ -26,6 +26,8 @@ _CERTAIN: tuple[tuple[tuple[type[Exception], ...], _Meaning], ...] = (
         (av_error.HTTPServerError,),
         (SourceErrorCode.CONNECTION_REFUSED, "answered that it cannot serve now (5xx)"),
     ),
+    # 455, say: there is no video that could be played, and PLAY was refused for it.
+    ((av_error.HTTPOtherClientError,), (SourceErrorCode.NO_VIDEO, "offers no video, or refuses to play it (4xx)")),
     ((av_error.HTTPClientError,), (SourceErrorCode.NOT_FOUND, "has no stream at this path")),
     (
         (av_error.FileNotFoundError, av_error.PermissionError, av_error.IsADirectoryError),

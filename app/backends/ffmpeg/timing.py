@@ -15,13 +15,17 @@ SHED_ABOVE_S = 1.0
 SHED_UNTIL_S = 0.2
 # A crystal is off by up to 100 ppm. The baseline follows that drift, and not a reader that falls percents behind.
 _DRIFT = 200e-6
+# Some cameras' clocks are worse: a lag that rose slowly and that shedding did not shorten was drift, and is learnt.
+_SLOW_RISE_S = 5.0
+_MOST_DRIFT = 0.05
 _STUCK_AFTER_S = 1.0
 _JUMP_S = 1.0
 _LONGEST_FILE_GAP_S = 10.0
 # However few frames are wanted, the camera's rate and the date of its last frame must stay true.
 _LEAST_KEYS_FPS = 0.5
-# 2001-01-01: a camera whose clock was never set starts in 1900, 1970 or 2000.
-_OLDEST_PLAUSIBLE_UTC = 978_307_200.0
+# A live picture is at most as old as what FFmpeg and TCP hold back, and never from the future. A camera whose clock is
+# off by more was never set, is in another time zone, or has jumped: then our own clock knows better.
+_MOST_AHEAD_S, _MOST_BEHIND_S = 2.0, 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +43,10 @@ class Arrival:
 def date_packet(
     *, at: float, utc: float, lag_s: float, sender_utc: float | None, packet_bytes: int = 0, is_key: bool = False
 ) -> Arrival:
-    """Date a packet by the camera's sender report (`sender_utc`), or else by its arrival less the time it waited."""
+    """Date a packet by the camera's sender report (`sender_utc`) if it can be, else by its arrival less the wait."""
     clock: Clock = "arrival"
     captured_utc = utc - lag_s
-    if sender_utc is not None and sender_utc >= _OLDEST_PLAUSIBLE_UTC:
+    if sender_utc is not None and -_MOST_BEHIND_S <= sender_utc - utc <= _MOST_AHEAD_S:
         captured_utc, clock = sender_utc, "rtcp"
     return Arrival(at=at, captured_utc=captured_utc, clock=clock, packet_bytes=packet_bytes, is_key=is_key, lag_s=lag_s)
 
@@ -128,7 +132,7 @@ class LagMeter:
 
     Lag is the growth of (arrival - media time) over its lowest value so far. `shedding` asks the reader to skip up to
     the live edge: from one second of lag until it is gone, or until skipping does not shorten it any more, since then
-    it was never ours (the camera paused, its clock jumped).
+    it was never ours (the camera paused, its clock jumped or drifts).
     """
 
     def __init__(self) -> None:
@@ -139,6 +143,9 @@ class LagMeter:
         self._at = 0.0
         self._lowest_s = 0.0
         self._lowest_at = 0.0
+        self._drift = _DRIFT
+        self._half_at = 0.0  # when half of what is shed was last not reached
+        self._rise_s = 0.0  # from there to the whole of it
 
     def observe(self, media_s: float, at: float) -> None:
         """Take note of a packet's media time and the monotonic time at which it was read."""
@@ -146,13 +153,16 @@ class LagMeter:
         if self._baseline is None or media_s < self._media_s - _JUMP_S:
             self._baseline = offset
         else:
-            self._baseline = min(offset, self._baseline + _DRIFT * (at - self._at))
+            self._baseline = min(offset, self._baseline + self._drift * (at - self._at))
         self._media_s, self._at = media_s, at
         self.lag_s = offset - self._baseline
+        if self.lag_s < SHED_ABOVE_S / 2:
+            self._half_at = at
         if self.shedding:
             self._continue(at)
         elif self.lag_s > SHED_ABOVE_S:
             self.shedding = True
+            self._rise_s = at - self._half_at
             self._lowest_s, self._lowest_at = self.lag_s, at
 
     def _continue(self, at: float) -> None:
@@ -164,6 +174,8 @@ class LagMeter:
             self.shedding = False
             self._baseline = self._at - self._media_s
             self.lag_s = 0.0
+            if self._rise_s > _SLOW_RISE_S:
+                self._drift = min(_MOST_DRIFT, self._drift + 1.25 * (SHED_ABOVE_S / 2) / self._rise_s)
 
 
 class Decode(Enum):
