@@ -38,6 +38,11 @@ def add_bench(commands: Any) -> None:
         metavar="N",
         help="N WebSocket clients of one busy camera, at 15, 30 and 60 fps, beside the same camera without them",
     )
+    one.add_argument(
+        "--faults",
+        metavar="NAME,NAME",
+        help="cameras that fail in these ways, or in all: exit code 1 when anything else suffers",
+    )
     what.add_argument(
         "--camera-counts", type=_integers, metavar="N,N", help="one camera against many, in one table: such as 1,2,4,8"
     )
@@ -65,7 +70,7 @@ def add_bench(commands: Any) -> None:
         default="spread",
         help="when cameras send: all at the same instant, by chance, or at even distances (spread)",
     )
-    load.add_argument("--seed", type=int, default=0, metavar="N", help="of the phases drawn by chance (0)")
+    load.add_argument("--seed", type=int, default=0, metavar="N", help="of the phases and faults drawn by chance (0)")
     beyond = parser.add_argument_group("with --overload")
     beyond.add_argument("--times", type=float, default=3.0, metavar="X", help="what the cameras send, against it (3)")
     beyond.add_argument("--only", choices=("synthetic", "real"), help="one of its two parts (both)")

@@ -34,7 +34,10 @@ Measurement: TypeAlias = Callable[[argparse.Namespace, Path, Progress], tuple[di
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Measure, print, write `--out`. 0 when it was measured, whatever the figures; raises `ConfigError` (2)."""
+    """Measure, print, write `--out`. 0 when it was measured, whatever the figures; raises `ConfigError` (2).
+
+    Only `--faults` has something to promise: 1 when an invariant broke.
+    """
     _check(arguments)
     configure_logging("error")
     with tempfile.TemporaryDirectory(prefix="vidette-bench-") as folder, Progress() as progress:
@@ -42,7 +45,7 @@ def bench(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         _write(arguments.out, result)
     print(json.dumps(result, indent=2) if arguments.json else text)
-    return 0
+    return 0 if result.get("holds", True) else 1
 
 
 def _measurement(arguments: argparse.Namespace) -> Measurement:
@@ -70,6 +73,12 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
         arguments.seconds = arguments.seconds or _SECONDS_OF_MANY
         arguments.cameras = arguments.cameras or _CAMERAS_OF_OVERLOAD
         return overload
+    if arguments.faults is not None:
+        from app.commands.bench_faults import CAMERAS, SECONDS, faults
+
+        arguments.seconds = arguments.seconds or SECONDS
+        arguments.cameras = arguments.cameras or CAMERAS
+        return faults
     from app.commands.bench_cases import cameras, one_load, sweep
 
     many = arguments.sweep or arguments.savings or arguments.camera_counts is not None
