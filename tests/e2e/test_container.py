@@ -197,6 +197,12 @@ def test_no_compiler_and_no_package_installer_is_in_the_environment(container: C
     assert container.run("python", "-m", "pip", "--version").returncode != 0
 
 
+def test_the_image_holds_the_bill_of_its_packages(container: Container) -> None:
+    bill = json.loads(container.run("cat", "/opt/vidette/share/doc/vidette/sbom.cdx.json").stdout)
+    assert bill["bomFormat"] == "CycloneDX"
+    assert {"av", "cryptography", "openvino"} <= {component["name"] for component in bill["components"]}
+
+
 def test_health_check_of_the_image_says_ready(container: Container) -> None:
     command = container.inspect()["Config"]["Healthcheck"]["Test"]
     assert command[0] == "CMD"

@@ -204,6 +204,13 @@ def test_constraints_are_the_pins_of_the_lock_without_hashes() -> None:
     assert [pin for pin in pins if pin.startswith("numpy==")]
 
 
+def test_cpu_image_is_built_with_the_bill_of_its_lock() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert "COPY requirements.lock deploy/container/sbom.py /src/" in text
+    assert "sbom.py /src/requirements.lock > /opt/vidette/share/doc/vidette/sbom.cdx.json" in text
+    assert not ignored("deploy/container/sbom.py")
+
+
 # ---- docker-compose.yml
 
 
