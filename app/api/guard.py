@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -42,7 +42,10 @@ class OriginGuard:
 
 
 class Guard:
-    """ASGI middleware: refuses bodies that are too large, by what they say of themselves or once they have grown so."""
+    """ASGI middleware: refuses bodies that are too large, by what they say of themselves or once they have grown so.
+
+    The server cancels requests that a stop has waited for long enough, such as a diagnosis; they are answered too.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -76,8 +79,15 @@ class Guard:
             started = True
             await send(message)
 
-        with contextlib.suppress(BodyTooLarge):
+        try:
             await self._app(scope, counted, noted)
+        except BodyTooLarge:
+            pass
+        except asyncio.CancelledError:
+            # The task is the server's, and ends with us: raised again, it would be logged as an error and answered 500.
+            if not started:
+                await problem(503, "not_ready", "the service is stopping")(scope, receive, send)
+            return
         if seen > MAX_BODY_BYTES and not started:
             await _too_large()(scope, receive, send)
 

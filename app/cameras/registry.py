@@ -34,6 +34,7 @@ from app.types import S
 
 logger = logging.getLogger("vidette.cameras")
 STOP_S = 3.0
+START_AT_ONCE = 100  # cameras, 10 ms
 TURN_S = 5.0  # for earlier changes to be on disk
 # Raises `OverCapacity` when one more camera would not be served.
 Admit: TypeAlias = Callable[[], None]
@@ -107,7 +108,9 @@ class Registry(Generic[S]):
             for names, what in ((plan.delete, "removed, declared no more"), ([c.id for c in plan.put], "declared")):
                 if names:
                     logger.info("cameras %s: %s", what, ", ".join(names))
-        for settings in plan.cameras:
+        for number, settings in enumerate(plan.cameras):
+            if number % START_AT_ONCE == 0:  # /livez answers meanwhile, however many there are
+                await asyncio.sleep(0)
             self._warn_of_unknown_classes(settings)
             self._start(settings)
 

@@ -28,6 +28,7 @@ _AUTHORITY_END = re.compile(r"[/?#]")
 
 _REMOVED = "***"
 _MIN_SECRET_LENGTH = 4
+_NOTHING: tuple[tuple[int, ...], set[str]] = ((), set())
 _URL_TEXT = re.compile(r"""(rtsps?://)([^\s"<>]*)@""", re.IGNORECASE)
 _AUTHORIZATION = re.compile(
     r"""(authorization["']?\s*[:=,]\s*b?["']?(?:basic|bearer|digest))\s[^\r\n]*""", re.IGNORECASE
@@ -290,9 +291,9 @@ class Redactor:
         self._lock = threading.Lock()
         self._secrets: Counter[str] = Counter()  # two cameras may share a password
         self._known: Counter[str] = Counter()  # forms of secrets, which two of them may share
-        # Forms by how they begin, longest first, so that none is torn by a shorter one inside it. A pattern of all of
-        # them would be made anew for each secret, and tried at each place of a text.
-        self._heads: dict[str, tuple[str, ...]] = {}
+        # Forms by how they begin, and their lengths, longest first, so that none is torn by a shorter one inside it. A
+        # pattern of all of them would be made anew for each secret, and tried at each place of a text.
+        self._heads: dict[str, tuple[tuple[int, ...], set[str]]] = {}
 
     def add(self, secret: str | None) -> None:
         """Know a secret from now on. Count one `discard` for each `add`."""
@@ -322,30 +323,31 @@ class Redactor:
         kept: list[str] = []
         start = at = 0
         while at <= len(text) - _MIN_SECRET_LENGTH:
-            for form in heads.get(text[at : at + _MIN_SECRET_LENGTH], ()):
-                if text.startswith(form, at):
-                    kept += (text[start:at], _REMOVED)
-                    start = at = at + len(form)
-                    break
-            else:
-                at += 1
+            lengths, forms = heads.get(text[at : at + _MIN_SECRET_LENGTH], _NOTHING)
+            found = next((length for length in lengths if text[at : at + length] in forms), 0)
+            if found:
+                kept += (text[start:at], _REMOVED)
+                start = at + found
+            at += found or 1
         return "".join((*kept, text[start:]))
 
     def _know(self, form: str) -> None:
         self._known[form] += 1
         if self._known[form] == 1:
             head = form[:_MIN_SECRET_LENGTH]
-            self._heads[head] = tuple(sorted((*self._heads.get(head, ()), form), key=len, reverse=True))
+            lengths, forms = self._heads.get(head, ((), set()))
+            forms.add(form)
+            if len(form) not in lengths:
+                self._heads[head] = tuple(sorted((*lengths, len(form)), reverse=True)), forms
 
     def _forget(self, form: str) -> None:
         self._known[form] -= 1
         if not self._known[form]:
             del self._known[form]
             head = form[:_MIN_SECRET_LENGTH]
-            left = tuple(other for other in self._heads[head] if other != form)
-            if left:
-                self._heads[head] = left
-            else:
+            forms = self._heads[head][1]
+            forms.discard(form)
+            if not forms:
                 del self._heads[head]
 
 

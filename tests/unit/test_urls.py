@@ -284,19 +284,19 @@ def test_tiny_secrets_do_not_tear_holes_into_text() -> None:
 
 def test_ten_thousand_secrets_cost_a_line_of_the_log_no_more_than_one_does() -> None:
     redactor = Redactor()
-    alike = [f"Geheim-{number}" for number in range(100)]  # with one beginning
+    alike = [f"Geheim-{number}" for number in range(100)]
     started_at = time.monotonic()
     for secret in alike:
         redactor.add(secret)
     for number in range(10_000):
-        redactor.add(f"{number:04}-geheim")
-    lines = [redactor.redact(f"camera {number}: login as {number:04}-geheim failed") for number in range(10_000)]
+        redactor.add(f"geheim-{number:04}")
+    lines = [redactor.redact(f"camera {number}: login as geheim-{number:04} failed") for number in range(10_000)]
     assert lines[77] == "camera 77: login as *** failed"
     for number in range(10_000):
-        redactor.discard(f"{number:04}-geheim")
+        redactor.discard(f"geheim-{number:04}")
     for secret in alike:
         redactor.discard(secret)
-    assert redactor.redact("0077-geheim Geheim-42") == "0077-geheim Geheim-42"
+    assert redactor.redact("geheim-0077 Geheim-42") == "geheim-0077 Geheim-42"
     assert time.monotonic() - started_at < 30  # seconds; a pattern of all of them took hours
 
 
