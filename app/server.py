@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Generator
 from functools import partial
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,6 +24,8 @@ from app.websocket import StreamProtocol
 
 # More would only cost: nothing of ours comes near it.
 DESCRIPTORS = 65_536
+# A client has so long for its TLS handshake.
+HANDSHAKE_S = 10.0
 
 
 class Server(uvicorn.Server):
@@ -49,7 +52,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self._certificate is not None:
             self._renewing = asyncio.create_task(self._certificate.watch(), name="certificate")
-        await super().startup(sockets)
+        with bounded_handshakes(HANDSHAKE_S):
+            await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
@@ -59,6 +63,27 @@ class Server(uvicorn.Server):
             await asyncio.gather(self._renewing, return_exceptions=True)
         await self._service.stop()
         await super().shutdown(sockets)
+
+
+@contextlib.contextmanager
+def bounded_handshakes(seconds: float) -> Generator[None, None, None]:
+    """Servers with TLS that are started within it give a client so long for its handshake, and not a minute.
+
+    Uvicorn has no option for it, and a connection is counted by its bounds only when its handshake is over.
+    """
+    loop = asyncio.get_running_loop()
+    create: Any = loop.create_server
+
+    async def create_bounded(*arguments: Any, **options: Any) -> asyncio.Server:
+        handshake = {"ssl_handshake_timeout": seconds} if options.get("ssl") is not None else {}
+        server: asyncio.Server = await create(*arguments, **options, **handshake)
+        return server
+
+    loop.create_server = create_bounded  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        vars(loop).pop("create_server")
 
 
 def raise_descriptor_limit() -> None:

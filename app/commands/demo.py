@@ -57,7 +57,7 @@ def demo(settings: Settings, *, seconds: float | None = None) -> int:
         service: Service = app.state.service
         service.on_stopping = watch_the_clock
         server = make_server(app, service)
-        token = _own_token(settings)
+        token = own_token(settings)
         guide = Guide(
             _url(sock, settings.server),
             token=token,
@@ -79,7 +79,7 @@ def demo(settings: Settings, *, seconds: float | None = None) -> int:
     return leave(code, abandoned=service.abandoned_threads)
 
 
-def _own_token(settings: Settings) -> str | None:
+def own_token(settings: Settings) -> str | None:
     """The text of a token for the demo's own requests and for its user; None where none is asked for."""
     if settings.auth.mode == "none":
         return None

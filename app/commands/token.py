@@ -13,9 +13,10 @@ from typing import Any
 
 from app.auth.database import TokenDatabase
 from app.auth.tokens import Token, new_token, split
+from app.cameras.database import FILE_NAME
 from app.cameras.settings import ID_PATTERN
 from app.commands.columns import in_columns
-from app.errors import ConfigError
+from app.errors import ConfigError, TokenNotFound
 from app.results.wire import utc_text
 from app.settings import Settings
 
@@ -54,8 +55,10 @@ def create_token(settings: Settings, arguments: argparse.Namespace) -> int:
 def list_tokens(settings: Settings, *, as_json: bool) -> int:
     """Print every token without its secret. 0; raises `ConfigError` (2)."""
     now_utc = time.time()
-    with closing(TokenDatabase(settings.data_dir, key_file=settings.secrets.key_file)) as database:
-        tokens = database.all()
+    tokens: list[Token] = []
+    if (settings.data_dir / FILE_NAME).is_file():  # looking makes no folder
+        with closing(TokenDatabase(settings.data_dir, key_file=settings.secrets.key_file)) as database:
+            tokens = database.all()
     if as_json:
         print(json.dumps([_as_json(token, now_utc) for token in tokens], indent=2))
     elif tokens:
@@ -70,6 +73,8 @@ def revoke_token(settings: Settings, token_id: str, *, as_json: bool) -> int:
     parts = split(token_id)
     token_id = token_id if parts is None else parts[0]  # somebody who has only the token itself
     now_utc = time.time()
+    if not (settings.data_dir / FILE_NAME).is_file():
+        raise TokenNotFound(token_id)
     with closing(TokenDatabase(settings.data_dir, key_file=settings.secrets.key_file)) as database:
         database.revoke(token_id, now_utc=now_utc)
     sentence = f"token {token_id} is revoked; a service that runs refuses it within a second"

@@ -18,9 +18,11 @@ from websockets.exceptions import ConnectionClosed
 from app.auth.failures import MAX_FAILURES
 from app.auth.tokens import bearer, new_token
 from app.cameras.database import FILE_NAME
+from app.cli import main
+from app.commands.demo import own_token
 from app.errors import StoreError
 from app.logs import configure_logging
-from tests.support.app import API, StartApp
+from tests.support.app import API, StartApp, make_settings
 from tests.support.tokens import Guarded, guarded_app
 from tests.support.wait import wait_until
 
@@ -271,6 +273,32 @@ async def test_the_token_of_the_admin_file_works_at_once(data_dir: Path, tmp_pat
     running = await start_app(auth={"mode": "token", "admin_token_file": tmp_path / "admin_token"})
     answer = await running.http.get(f"{API}/cameras", headers=bearer(text))
     assert answer.status_code == 200
+
+
+async def test_an_import_shows_the_token_that_it_was_given(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cameras.yml").write_text(
+        "version: 1\ncameras:\n  - {id: gate-1, url: 'rtsp://camera.test/1', enabled: false}\n"
+    )
+    async with guarded_app(data_dir) as guarded:
+        (text,) = await texts(guarded, ("admin",))
+        (tmp_path / "token").write_text(f"{text}\n")
+        where = ["import", str(tmp_path / "cameras.yml"), "--url", f"http://127.0.0.1:{guarded.running.port}"]
+        assert await asyncio.to_thread(main, where) == 1
+        assert "a bearer token is needed" in capsys.readouterr().err
+        assert await asyncio.to_thread(main, [*where, "--token-file", str(tmp_path / "nothing")]) == 2
+        assert "--token-file: " in capsys.readouterr().err
+        assert await asyncio.to_thread(main, [*where, "--token-file", str(tmp_path / "token")]) == 0
+        assert (await guarded.ask(text, "GET", f"{API}/cameras/gate-1")).status_code == 200
+
+
+async def test_the_demo_makes_a_token_for_itself_and_its_user(data_dir: Path) -> None:
+    async with guarded_app(data_dir) as guarded:
+        text = await asyncio.to_thread(own_token, guarded.running.service.settings)
+        assert (await guarded.ask(text, "GET", f"{API}/cameras")).status_code == 200
+    plain = await asyncio.to_thread(make_settings, data_dir)
+    assert own_token(plain) is None
 
 
 async def test_a_database_that_cannot_be_read_changes_nothing_and_is_told(

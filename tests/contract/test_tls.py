@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 import subprocess
@@ -76,6 +77,17 @@ async def test_rest_and_websockets_speak_tls_and_a_renewal_needs_no_restart(file
                     await client.get(url)
             else:
                 assert (await client.get(url)).status_code == 200
+
+
+async def test_a_client_that_does_not_shake_hands_is_cut_off(
+    files: Files, start_app: StartApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.server.HANDSHAKE_S", 0.3)
+    running = await start_app(server={"port": 0, **files.settings})
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+    writer.close()
 
 
 async def test_nothing_older_than_tls_1_2_is_spoken(files: Files, start_app: StartApp) -> None:

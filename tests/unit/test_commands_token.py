@@ -92,6 +92,8 @@ def test_an_empty_list_says_how_to_make_one(capsys: pytest.CaptureFixture[str], 
     assert (printed.out, printed.err) == ("", "there is no token; `vidette token create` makes one\n")
     assert token("list", "--json", data_dir=data_dir) == 0
     assert capsys.readouterr().out == "[]\n"
+    assert token("revoke", "1a2b3c", data_dir=data_dir) == 1
+    assert not data_dir.exists()
 
 
 @pytest.mark.parametrize(
