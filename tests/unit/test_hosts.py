@@ -147,3 +147,30 @@ def test_lists_come_from_a_file_a_variable_and_an_option(monkeypatch: pytest.Mon
 def test_an_entry_that_is_no_host_is_a_sentence(entry: str) -> None:
     with pytest.raises(ValueError, match="must be a host name"):
         HostList.parse([entry])
+
+
+_POLICIES = st.sampled_from(
+    [DEFAULT_HOSTS, policy(allow=("*.lan", "10.0.0.0/8")), policy(allow=("a*",)), policy(deny=("::/0", "b?"))]
+)
+
+
+@given(_POLICIES, st.text(max_size=40) | st.text(alphabet="0123456789abcdefx.:[]%-", max_size=24))
+def test_whatever_a_host_is_it_is_allowed_or_a_sentence(policy: HostPolicy, host: str) -> None:
+    try:
+        policy.check(host)
+    except ValueError as exc:
+        assert str(exc).startswith("url: host ")
+
+
+@given(_POLICIES, st.lists(st.ip_addresses() | st.just(ipaddress.IPv6Address("fe80::1%2")), max_size=4))
+def test_whatever_a_name_resolves_to_no_denied_address_is_given_out(
+    policy: HostPolicy, addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address]
+) -> None:
+    try:
+        kept = policy.permitted("cam.lan", map(str, addresses))
+    except ValueError:
+        return
+    assert set(kept) <= set(map(str, addresses))
+    assert not any(ipaddress.ip_address(text).is_link_local for text in kept)
+    assert not any(ipaddress.ip_address(text).is_multicast for text in kept)
+    assert not any(ipaddress.ip_address(text).is_unspecified for text in kept)
