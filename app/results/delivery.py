@@ -21,9 +21,9 @@ CODES = (1001, 1008, 1009, FAILED, TRY_AGAIN_LATER, 4400, 4401, 4403)
 SLICE_S = 0.0005
 # Of the loop's time. A round over all clients that took 10 ms is followed by 10 ms in which no round begins: results
 # that come meanwhile go out together, or, to clients in the mode `latest`, the newest of them. While the pipeline sheds
-# frames, delivery gives way: half as much each second, and back more slowly.
-SHARE, LEAST_SHARE = 0.5, 0.05
-_MUCH_SHED, _GROWTH = 0.01, 1.2
+# more than 2 % of its frames, on an average over some seconds, delivery gives way: half as much each second.
+SHARE, LEAST_SHARE = 0.5, 0.1
+_MUCH_SHED, _LITTLE_SHED, _WEIGHT, _GROWTH = 0.02, 0.01, 0.3, 1.2
 _SHORTEST_REST_S = 0.001
 _LOOK_S = 1.0
 
@@ -42,6 +42,7 @@ class Delivery:
         self.closed: Counter[int] = Counter(dict.fromkeys(CODES, 0))  # connections that we ended, by code
         self._clock = clock
         self._most = share
+        self._shed = 0.0  # of the pipeline's frames, on average
         self._outlets = 0
         self._visits: deque[Subscription] = deque()
         self._dirty: dict[Topic[Subscription], None] = {}
@@ -80,8 +81,11 @@ class Delivery:
 
     def adapt(self, shed_share: float) -> None:
         """Take note, once a second, of what share of its frames the pipeline had no time for."""
-        share = self.share / 2 if shed_share > _MUCH_SHED else self.share * _GROWTH
-        self.share = min(self._most, max(LEAST_SHARE, share))
+        self._shed += _WEIGHT * (shed_share - self._shed)
+        if self._shed > _MUCH_SHED:
+            self.share = max(LEAST_SHARE, self.share / 2)
+        elif self._shed < _LITTLE_SHED:
+            self.share = min(self._most, self.share * _GROWTH)
 
     def stop(self) -> None:
         """Cancel what is planned. Idempotent."""
