@@ -20,8 +20,9 @@ from app.inference.detector import Detector
 from app.types import Detections, Frame, S
 
 logger = logging.getLogger("vidette.batcher")
-# A result that waited so many batch times and took one is less than two of them old, with a little for the rest.
-YOUNG_BATCHES = 0.8
+# A result that waited so many batch times and took one is less than two of them old, with something for batches that
+# take longer than most.
+YOUNG_BATCHES = 0.65
 _WEIGHT = 0.1  # of the newest batch in the average
 
 

@@ -37,6 +37,7 @@ DEFINITIONS = {
     REAL: "RTSP cameras of the simulator, decoded and inferred: what the machine does",
     "overload": "frames a second that came out of the decoders, against those that were inferred",
     "share_off": "the camera that is farthest from its due by priority: how far, as a share of its due",
+    "age_to_bound": "the p99 of ages against two batch times and decoding, each at its own p99",
     "age": "from a packet's arrival to its result's message",
     "age_in_batches": "a result's age, less its decoding, in times of what its own batch took in its context",
     "api": "the answers to another process that asks for /livez, /cameras, /capacity, a snapshot and /metrics in turn",
@@ -151,6 +152,7 @@ def _samples(run: OverloadRun) -> dict[str, Sample]:
         "share_off": Sample(value=run.worst_off, unit="1", better="lower"),
         "age_ms.p50": Sample(value=run.age_ms.p50, unit="ms", better="lower"),
         "age_ms.p99": Sample(value=run.age_ms.p99, unit="ms", better="lower"),
+        "age_to_bound": Sample(value=run.age_ms.p99 / run.age_bound_ms, unit="1", better="lower"),
         "batch_ms.p50": Sample(value=run.batch_ms.p50, unit="ms", better="neither"),
         "age_in_batches.p99": Sample(value=run.waited_batches.p99, unit="1", better="lower"),
         "api_ms.p50": Sample(value=run.api_all_ms.p50, unit="ms", better="lower"),
@@ -175,6 +177,7 @@ def _text(run: OverloadRun) -> str:
         in_columns(_shares(run), right=range(1, 7)),
         f"decoded {run.offered_fps:.1f} fps, inferred {run.inferred_fps:.1f}: {_ratio(run):.2f} times",
         in_columns(durations, right=range(1, 4)),
+        f"age p99 {run.age_ms.p99:.1f} ms; two batches and decoding, at their p99, are {run.age_bound_ms:.1f} ms",
         f"dropped: {dropped}; cameras degraded at the end: {levels}",
         f"cores: {cores}; {run.process_cores:.2f} together; the ledger {'holds' if run.ledger.holds else 'IS WRONG'}",
     ]

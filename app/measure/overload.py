@@ -89,6 +89,11 @@ class OverloadRun:
         return sum(share.inferred_fps for share in self.shares)
 
     @property
+    def age_bound_ms(self) -> float:
+        """What the p99 of ages may be: two batch times and decoding, each at its own p99."""
+        return 2 * self.batch_ms.p99 + self.decode_ms.p99
+
+    @property
     def worst_off(self) -> float:
         return max(abs(share.off) for share in self.shares)
 
