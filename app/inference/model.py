@@ -123,8 +123,11 @@ def parse_toml(path: Path) -> ModelDescription:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of a file, in hex. Raises `ModelError`."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as exc:  # it was there a moment ago
+        raise ModelError(f"model file {path} cannot be read: {exc.strerror}") from exc
 
 
 def _describe(path: Path, description: ModelDescription) -> ModelSpec:

@@ -156,6 +156,14 @@ GPU = row(
 CLIENTS = row(
     "Clients",
     Panel(
+        title="Refused tokens",
+        description="Requests a second that showed no token, or one that is wrong, expired or revoked.",
+        unit="suffix: /s",
+        queries=[
+            Query(expr=f"sum by (instance) ({rate('vidette_auth_failures_total', SERVICE)})", legend="{{instance}}")
+        ],
+    ),
+    Panel(
         title="Connections",
         description="Open connections, WebSockets too, and those a second that were refused or cut off, by reason.",
         unit="short",

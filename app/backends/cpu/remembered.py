@@ -16,7 +16,7 @@ import msgspec
 from app import __version__
 from app.backends.cpu.tuning import Space, Tuning, Variant
 from app.inference.catalog import slug
-from app.inference.model import ModelSpec
+from app.inference.model import ModelSpec, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def conditions(spec: ModelSpec, int8: Path | None, processor: str, space: Space)
     """What a measurement made now would hold for. Blocking: reads the quantised copy."""
     return Conditions(
         model_sha256=spec.sha256,
-        int8_sha256=None if int8 is None else sha256(int8.read_bytes()).hexdigest(),
+        int8_sha256=None if int8 is None else sha256_of(int8),
         processor=processor,
         cores=space.cores,
         variants=space.variants,
