@@ -16,6 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import av
+import cv2
+import numpy as np
 import pytest
 
 from app.backends.ffmpeg.decoder import FrameDecoder
@@ -589,3 +591,17 @@ def test_ffmpeg_itself_reserves_no_memory_for_such_pictures(
     _, frames, error = play(make_source("file:clip.mp4"))
     assert frames == []
     assert (error.code, "320x240" in error.message) == (SourceErrorCode.UNSUPPORTED_CODEC, True)
+
+
+def test_a_stream_whose_size_changes_with_every_frame_is_followed(make_source: MakeSource, tmp_path: Path) -> None:
+    sizes = [(160, 120), (320, 240), (64, 48), (640, 360)] * 3
+    pictures = [cv2.imencode(".jpg", np.zeros((height, width, 3), np.uint8))[1].tobytes() for width, height in sizes]
+    (tmp_path / "clip.mjpeg").write_bytes(b"".join(pictures))
+    source, seen = make_source("file:clip.mjpeg"), []
+    with pytest.raises(SourceError, match="was played to its end"):
+        for frame in source.frames():
+            known = info(source)
+            assert known is not None
+            assert (known.width, known.height) == (frame.surface.width, frame.surface.height)
+            seen.append((frame.surface.width, frame.surface.height))
+    assert seen == sizes

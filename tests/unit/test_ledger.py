@@ -119,17 +119,18 @@ class Pipeline(RuleBasedStateMachine):
                 self.hub.started(lane, frame.seq)
             self.busy.append(batch)
 
-    @rule(data=st.data(), fails=st.booleans())
+    @rule(data=st.data(), end=st.sampled_from(["found", "failed", "unpublishable"]))
     @precondition(lambda self: self.busy)
-    def a_batch_ends_in_any_order(self, data: st.DataObject, fails: bool) -> None:
+    def a_batch_ends_in_any_order(self, data: st.DataObject, end: str) -> None:
         batch = self.busy.pop(data.draw(st.integers(0, len(self.busy) - 1)))
         for frame, lane in zip(batch.frames, batch.lanes, strict=True):
-            if fails:
+            if end == "failed":
                 frame.surface.release()
                 lane.ledger.dropped("infer_failed")
                 self.hub.failed(lane, frame.seq)
             else:
-                self.hub.finished(lane, frame, make_detections(frame), batch)
+                class_id = 0 if end == "found" else 99  # which the model has not
+                self.hub.finished(lane, frame, make_detections(frame, class_ids=(class_id,)), batch)
 
     @rule(data=st.data())
     @precondition(lambda self: self.present)
