@@ -17,7 +17,8 @@ def add_bench(commands: Any) -> None:
         commands,
         "bench",
         "measure this machine with simulated cameras",
-        "vidette bench --cameras 4 --seconds 20\n         vidette bench --sweep --cameras 8 --out sweep.json",
+        "vidette bench --cameras 4 --seconds 20\n         vidette bench --sweep --cameras 8 --out sweep.json\n"
+        "         vidette bench --faults all --cameras 8 --seconds 90 --seed 6 --out chaos.json",
     )
     what = parser.add_argument_group(
         "what is measured", "none of these: one load, beside the limit that this machine has without the service"

@@ -36,10 +36,12 @@ def status(decoded: int = 10, published: int = 8, in_flight: int = 0, **more: An
     }
 
 
-def result(seq: int, *, total_ms: float = 20.0, captured_utc: float = NOW_UTC, camera: str = "victim") -> Json:
+def result(
+    seq: int, *, total_ms: float = 20.0, captured_utc: float = NOW_UTC, camera: str = "victim", pts_s: float = 0.0
+) -> Json:
     captured = datetime.fromtimestamp(captured_utc, timezone.utc).isoformat().replace("+00:00", "Z")
     return {
-        "type": "detections", "camera_id": camera, "seq": seq, "timing_ms": {"total": total_ms},
+        "type": "detections", "camera_id": camera, "seq": seq, "pts_s": pts_s, "timing_ms": {"total": total_ms},
         "captured_at": captured, "clock": "rtcp",
     }  # fmt: skip
 
@@ -177,7 +179,7 @@ def observer() -> Observer:
 
 def results(it: Observer, *, fps: float, from_s: float, to_s: float) -> None:
     for frames in range(round(fps * from_s), round(fps * to_s)):
-        it.message(frames / fps, NOW_UTC, result(frames + 1, camera="steady"))
+        it.message(frames / fps, NOW_UTC, result(frames + 1, camera="steady", pts_s=frames / fps))
 
 
 def told(it: Observer) -> list[tuple[str, str, str]]:

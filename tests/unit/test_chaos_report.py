@@ -13,7 +13,7 @@ from app.measure.chaos.cases import CASES, chosen
 from app.measure.chaos.drift import Drift, drifts
 from app.measure.chaos.fleet import make_lanes
 from app.measure.chaos.invariants import Violation
-from app.measure.chaos.observer import Look, Observer
+from app.measure.chaos.observer import Look, Mark, Observer
 from app.measure.chaos.plan import make_plan
 from app.measure.chaos.report import as_result, as_text
 from app.measure.chaos.run import ChaosOptions, ChaosRun, Sample
@@ -29,7 +29,7 @@ MACHINE = Machine(
 MIB = 2**20
 NOW_UTC = 1_800_000_000.0
 RESULT = {
-    "type": "detections", "camera_id": "victim-0", "seq": 1, "timing_ms": {"total": 20.0},
+    "type": "detections", "camera_id": "victim-0", "seq": 1, "pts_s": 0.0, "timing_ms": {"total": 20.0},
     "captured_at": "2027-01-15T08:00:00.000Z", "clock": "rtcp",
 }  # fmt: skip
 
@@ -61,7 +61,7 @@ def a_run(*, mib_a_minute: float = 0.0, slower_ms: float = 0.0) -> ChaosRun:
     for second in range(600):
         steady.ages.append((float(second), 0.02 + slower_ms / 1e3 * (second > 300)))
         victim.looks.append(Look(float(second), 9 * second, 9 * second))
-    steady.marks.extend((tenth / 10, tenth + 1) for tenth in range(6000))
+    steady.marks.extend(Mark(tenth / 10, tenth + 1, tenth / 10) for tenth in range(6000))
     steady.frames = {"decoded": 600, "published": 598, "dropped": {"replaced": 2}, "in_flight": 0}
     samples = tuple(
         Sample(at_s=float(at_s), held=held(mib=300 + mib_a_minute * at_s / 60), answer_s=0.01)

@@ -80,7 +80,7 @@ def _guess(exc: Exception, camera: CameraUrl, *, waited: bool) -> _Meaning:
         return SourceErrorCode.TLS_FAILED, "failed the TLS handshake"
     if isinstance(exc, (av_error.ConnectionResetError, av_error.BrokenPipeError, av_error.EOFError)):
         return SourceErrorCode.CONNECTION_REFUSED, "closed the connection while it was being opened"
-    return SourceErrorCode.NO_VIDEO, "answered something that is not RTSP"
+    return SourceErrorCode.NO_VIDEO, "answered nothing that is RTSP"
 
 
 def _lacks_resources(exc: Exception) -> bool:

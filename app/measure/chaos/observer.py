@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.measure.chaos.invariants import CameraCheck, Complaint, Violation
 from app.measure.chaos.plan import Injection
@@ -15,8 +15,8 @@ from app.measure.chaos.recovery import Outcome, Recovery
 FPS_RATIO = 0.97
 # Others are judged from a fault's beginning to its recovery, and for so long at least: a frame more or less is nothing.
 JUDGED_S = 6.0
-# Frames come in steps of their interval; a camera that shows nothing for longer at a window's edge was silent there.
-_EDGE_S = 0.3
+# A camera that shows nothing for so long at a window's edge was silent there; less is lateness, which `age` bounds.
+_EDGE_S = 1.0
 # A machine may be busy with something else for a moment, and what comes late is not lost: of the whole run nothing is
 # forgiven.
 _LATE_S = 0.4
@@ -33,13 +33,21 @@ class Look:
     published: int
 
 
+class Mark(NamedTuple):
+    """When a result came, its number, and its place on the camera's own clock."""
+
+    at_s: float
+    seq: int
+    pts_s: float
+
+
 @dataclass
 class CameraLog:
     """What was seen of one camera."""
 
     check: CameraCheck = field(default_factory=CameraCheck)
     looks: list[Look] = field(default_factory=list)
-    marks: list[tuple[float, int]] = field(default_factory=list)  # when a result came, and its number
+    marks: list[Mark] = field(default_factory=list)
     state: str = "connecting"
     frames: Mapping[str, Any] = field(default_factory=dict)
     ages: list[tuple[float, float]] = field(default_factory=list)  # when a result came, and how old it was
@@ -50,19 +58,20 @@ class CameraLog:
         return within[-1].decoded - within[0].decoded if within else 0
 
     def rate(self, from_s: float, to_s: float) -> tuple[float, float] | None:
-        """(frames a second, seconds) in a window, by the numbers of its results; None when the window is empty.
+        """(frames a second of the camera's own time, seconds) in a window; None when there is nothing to tell.
 
-        Numbers count decoded frames, so a frame that was dropped counts, and one that never came does not.
+        By the numbers of results: they count decoded frames, so a frame that was dropped counts, and one that never
+        came does not. By the camera's clock, since a simulator that was late itself is not the service's fault.
         """
         if to_s <= from_s:
             return None
-        within = self.marks[bisect_left(self.marks, (from_s, 0)) : bisect_left(self.marks, (to_s, 0))]
+        within = self.marks[bisect_left(self.marks, (from_s,)) : bisect_left(self.marks, (to_s,))]
         if not within:
             return 0.0, to_s - from_s
-        (first_s, first), (last_s, last) = within[0], within[-1]
-        start_s = first_s if first_s - from_s < _EDGE_S else from_s
-        end_s = last_s if to_s - last_s < _EDGE_S else to_s
-        return ((last - first) / (end_s - start_s), end_s - start_s) if end_s > start_s else None
+        first, last = within[0], within[-1]
+        silent_s = sum(gap_s for gap_s in (first.at_s - from_s, to_s - last.at_s) if gap_s > _EDGE_S)
+        seconds = last.pts_s - first.pts_s + silent_s
+        return ((last.seq - first.seq) / seconds, seconds) if seconds > 0 else None
 
 
 class Observer:
@@ -172,8 +181,8 @@ class Observer:
         name = str(message["camera_id"])
         log = self.log(name)
         self._complain(at_s, name, log.check.result(message, utc=utc))
-        if name in self.steady:
-            log.marks.append((at_s, int(message["seq"])))
+        if name in self.steady and message["pts_s"] is not None:
+            log.marks.append(Mark(at_s, int(message["seq"]), float(message["pts_s"])))
         log.ages.append((at_s, float(message["timing_ms"]["total"]) / 1e3))
         recovery = self._watching.get(name)
         if recovery is not None:

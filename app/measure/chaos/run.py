@@ -28,8 +28,8 @@ _SETTLE_S = 20.0
 _REHEARSAL_S = 2.0
 _CLIENT_S = 5.0
 _AROUND_S = 2.0  # between two visits of everything that a dashboard asks for
-# What allocators (of a 4K camera: three pictures) and thread pools may keep. A leak of anything in each fault is more.
-THREADS, FDS, MEMORY_BYTES = 4, 4, 64 * 2**20
+# What allocators and thread pools may keep. A leak of anything in each fault is more.
+THREADS, FDS, MEMORY_BYTES = 4, 4, 48 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
