@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic.json_schema import SkipJsonSchema
 
 from app.cameras.urls import concealed
 
@@ -83,7 +84,7 @@ class CameraPatch(CameraOptions):
     """The body of `PATCH`: what is absent stays. `labels` and `classes` are replaced whole."""
 
     id: CameraId | None = None
-    url: Url | None = None
+    url: Url | SkipJsonSchema[None] = None  # absent; null is refused
 
 
 class CameraSettings(CameraOptions):
