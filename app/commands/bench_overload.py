@@ -24,7 +24,7 @@ from app.measure.overload import PRIORITIES, OverloadPlan, OverloadRun, measure_
 from app.measure.results import result
 from app.measure.samples import Sample, figures
 from app.measure.workload import OpenedBackend, run_on_loop
-from app.settings import Settings, load_settings
+from app.settings import AuthSettings, ServerSettings, Settings, load_settings
 from app.simulator.process import SimulatorProcess
 
 SYNTHETIC, REAL = "synthetic", "real"
@@ -119,9 +119,10 @@ def _beside_simulator(
     on_tick: Callable[[float], None] = lambda done_s: None,
 ) -> OverloadRun:
     settings = bench.fresh_settings()
-    server = settings.server.model_copy(update={"port": 0})
-    ladder = settings.overload.model_copy(update={"ladder": arguments.ladder})
-    settings = settings.model_copy(update={"server": server, "overload": ladder})
+    overload = settings.overload.model_copy(update={"ladder": arguments.ladder})
+    # On loopback and without tokens, whatever the user's own service asks for.
+    ours = {"server": ServerSettings(port=0), "auth": AuthSettings(), "overload": overload}
+    settings = settings.model_copy(update=ours)
     clip = bench.clip_at(round(fps, 1))
     load = Load(cameras=arguments.cameras, clip=clip.name, fps=fps)
     backend = OpenedBackend(bench.backend, engine.detector)
