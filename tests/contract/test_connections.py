@@ -319,10 +319,12 @@ def test_a_camera_without_a_descriptor_says_so_and_recovers(tmp_path: Path) -> N
         socket.create_server(("127.0.0.1", 0)) as camera,
     ):
         url = f"rtsp://127.0.0.1:{camera.getsockname()[1]}/x"
-        in_use = psutil.Process(service.process.pid).num_fds()
+        process = psutil.Process(service.process.pid)
         with httpx.Client(base_url=service.url) as client:
             client.get("/livez")
-            resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (in_use + 1, HARD))
+            # Until the connections that asked whether it is ready are gone, which would leave one for the camera.
+            wait_in_thread(lambda: [each.status for each in process.net_connections("tcp")].count("ESTABLISHED") == 1)
+            resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (process.num_fds(), HARD))
 
             def code() -> str | None:
                 error = client.get("/api/v1/cameras/a").json()["status"]["error"]
