@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
 
 from app.auth.tokens import without_secrets
-from app.cameras.urls import Redactor
+from app.cameras.redactor import Redactor
 
 if TYPE_CHECKING:
     CameraLogger: TypeAlias = logging.LoggerAdapter[logging.Logger]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
-import threading
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, quote_plus, unquote
+from urllib.parse import quote, unquote
 
 Scheme = Literal["rtsp", "rtsps", "file"]
 
@@ -26,9 +23,7 @@ _HOST_NAME = re.compile(r"""[^\s/?#@:%\[\]\\"'<>^`{|}$&;,()!*+=]+""")
 _HOST_PORT = re.compile(r"(\[[^\[\]/?#@]*\]|[^\[\]/?#@:]*)(?::([^/?#@:]*))?")
 _AUTHORITY_END = re.compile(r"[/?#]")
 
-_REMOVED = "***"
-_MIN_SECRET_LENGTH = 4
-_NOTHING: tuple[tuple[int, ...], set[str]] = ((), set())
+REMOVED = "***"
 _URL_TEXT = re.compile(r"""(rtsps?://)([^\s"<>]*)@""", re.IGNORECASE)
 _AUTHORIZATION = re.compile(
     r"""(authorization["']?\s*[:=,]\s*b?["']?(?:basic|bearer|digest))\s[^\r\n]*""", re.IGNORECASE
@@ -101,7 +96,7 @@ def with_credentials(camera: CameraUrl, username: str | None, password: str | No
     if not username and not password:
         return f"{camera.scheme}://{host_port}{tail}"
     check_credentials(username, password)
-    user_info = f"{_encode(username or '', colon=True)}:{_encode(password or '', colon=False)}"
+    user_info = f"{encode_user_info(username or '', colon=True)}:{encode_user_info(password or '', colon=False)}"
     return f"{camera.scheme}://{user_info}@{host_port}{tail}"
 
 
@@ -121,7 +116,7 @@ def check_credentials(username: str | None, password: str | None) -> None:
         raise ValueError("password: must not contain control characters")
     if ":" in (username or ""):
         raise ValueError("username: must not contain a colon")  # Basic and Digest both end the name there
-    sent = f"{_encode(username or '', colon=True)}:{_encode(password or '', colon=False)}"
+    sent = f"{encode_user_info(username or '', colon=True)}:{encode_user_info(password or '', colon=False)}"
     if len(sent.encode("utf-8", "surrogatepass")) > MAX_CREDENTIAL_BYTES:
         raise ValueError(
             f"password: username and password must fit into {MAX_CREDENTIAL_BYTES - 1} bytes together, "
@@ -129,7 +124,8 @@ def check_credentials(username: str | None, password: str | None) -> None:
         )
 
 
-def _encode(text: str, *, colon: bool) -> str:
+def encode_user_info(text: str, *, colon: bool) -> str:
+    """Percent-encode only what would end a username (`colon`) or a password in a URL early."""
     return re.sub(r"[%@/?# :]" if colon else r"[%@/?# ]", lambda match: f"%{ord(match[0]):02X}", text)
 
 
@@ -244,24 +240,24 @@ def _parse_file(rest: str, media_dir: Path | None) -> CameraUrl:
 
 def masked(url: str) -> str:
     """A camera's URL, free of credentials before its host, without the values of `password=` and its like."""
-    return _URL_SECRET.sub(rf"\1{_REMOVED}", url)
+    return _URL_SECRET.sub(rf"\1{REMOVED}", url)
 
 
 def is_masked(url: str) -> bool:
     """Whether `masked` has taken something out of this URL."""
-    return any(match[0].endswith(f"={_REMOVED}") for match in _URL_SECRET.finditer(url))
+    return any(match[0].endswith(f"={REMOVED}") for match in _URL_SECRET.finditer(url))
 
 
 def concealed(url: str) -> str:
     """`masked`, for a URL that may hold credentials still, however they are written."""
     scheme, _, rest = url.partition("://")
     shown, at, host = rest.rpartition("@")
-    return masked(f"{scheme}://{_REMOVED}@{host}" if at and ":" in shown else url)
+    return masked(f"{scheme}://{REMOVED}@{host}" if at and ":" in shown else url)
 
 
 def query_secrets(url: str) -> tuple[str, ...]:
     """What `masked` takes out of this URL, as it stands there and as it is meant."""
-    values = [match[2] for match in _URL_SECRET.finditer(url) if match[2] != _REMOVED]
+    values = [match[2] for match in _URL_SECRET.finditer(url) if match[2] != REMOVED]
     return tuple(dict.fromkeys(form for value in values for form in (value, unquote(value))))
 
 
@@ -271,94 +267,10 @@ def redact(text: str) -> str:
     When in doubt it removes too much: everything from `://` to the last `@` of a word that could hold user:password.
     """
     if "uthorization" in text or "UTHORIZATION" in text:
-        text = _AUTHORIZATION.sub(rf"\1 {_REMOVED}", text)
+        text = _AUTHORIZATION.sub(rf"\1 {REMOVED}", text)
     if "=" in text:
-        text = _QUERY_SECRET.sub(rf"\1{_REMOVED}", text)
+        text = _QUERY_SECRET.sub(rf"\1{REMOVED}", text)
     if "@" not in text:
         return text
     text = _URL_AUTHORITY.sub(r"\1", text)
     return _URL_TEXT.sub(lambda match: match[1] if ":" in match[2] else match[0], text)
-
-
-class Redactor:
-    """A set of known secrets, to be removed from text wherever they appear. Thread-safe.
-
-    Each is known plain, percent-encoded and escaped as in JSON and `repr`. One that is shorter than four characters
-    is left to `redact`, since it would tear holes into unrelated text.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._secrets: Counter[str] = Counter()  # two cameras may share a password
-        self._known: Counter[str] = Counter()  # forms of secrets, which two of them may share
-        # Forms by how they begin, and their lengths, longest first, so that none is torn by a shorter one inside it. A
-        # pattern of all of them would be made anew for each secret, and tried at each place of a text.
-        self._heads: dict[str, tuple[tuple[int, ...], set[str]]] = {}
-
-    def add(self, secret: str | None) -> None:
-        """Know a secret from now on. Count one `discard` for each `add`."""
-        if secret is not None and len(secret) >= _MIN_SECRET_LENGTH:
-            with self._lock:
-                self._secrets[secret] += 1
-                if self._secrets[secret] == 1:
-                    for form in set(_forms(secret)):
-                        self._know(form)
-
-    def discard(self, secret: str | None) -> None:
-        """Forget a secret once nobody else added it too."""
-        with self._lock:
-            if secret is not None and secret in self._secrets:
-                self._secrets[secret] -= 1
-                if not self._secrets[secret]:
-                    del self._secrets[secret]
-                    for form in set(_forms(secret)):
-                        self._forget(form)
-
-    def redact(self, text: str) -> str:
-        """Remove URL user information and every known secret from `text`."""
-        text = redact(text)
-        heads = self._heads
-        if not heads:
-            return text
-        kept: list[str] = []
-        start = at = 0
-        while at <= len(text) - _MIN_SECRET_LENGTH:
-            lengths, forms = heads.get(text[at : at + _MIN_SECRET_LENGTH], _NOTHING)
-            found = next((length for length in lengths if text[at : at + length] in forms), 0)
-            if found:
-                kept += (text[start:at], _REMOVED)
-                start = at + found
-            at += found or 1
-        return "".join((*kept, text[start:]))
-
-    def _know(self, form: str) -> None:
-        self._known[form] += 1
-        if self._known[form] == 1:
-            head = form[:_MIN_SECRET_LENGTH]
-            lengths, forms = self._heads.get(head, ((), set()))
-            forms.add(form)
-            if len(form) not in lengths:
-                self._heads[head] = tuple(sorted((*lengths, len(form)), reverse=True)), forms
-
-    def _forget(self, form: str) -> None:
-        self._known[form] -= 1
-        if not self._known[form]:
-            del self._known[form]
-            head = form[:_MIN_SECRET_LENGTH]
-            forms = self._heads[head][1]
-            forms.discard(form)
-            if not forms:
-                del self._heads[head]
-
-
-def _forms(secret: str) -> Iterator[str]:
-    quoted = quote(secret, safe="", errors="surrogatepass")
-    yield secret
-    yield _encode(secret, colon=True)
-    yield _encode(secret, colon=False)
-    yield quoted
-    yield quote_plus(secret, errors="surrogatepass")
-    yield re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), quoted)
-    yield json.dumps(secret)[1:-1]
-    yield json.dumps(secret, ensure_ascii=False)[1:-1]
-    yield repr(secret)[1:-1]

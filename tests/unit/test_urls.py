@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.cameras.redactor import Redactor
 from app.cameras.urls import (
     MAX_CREDENTIAL_BYTES,
-    Redactor,
     check_credentials,
     parse_camera_url,
     redact,
