@@ -101,7 +101,7 @@ def _samples(run: CrowdRun, turn: int) -> dict[str, Sample]:
 
 def _text(runs: Sequence[CrowdRun], plan: CrowdPlan, cores: int) -> str:
     head = ("camera", "", "published", "decoded", "dropped", "service", "loop", "clients", "simulator", "of cores")
-    lines: list[tuple[str, ...]] = [(*head, "read/s", "missed/s", "delay p50", "p99")]
+    lines: list[tuple[str, ...]] = [(*head, "sent/s", "results/s each", "delay p50", "p99")]
     for run in runs:
         for name, stretches in (("without", run.without), ("with", run.with_clients)):
             lines += [_line(f"{run.fps:g} fps", name, stretch, cores) for stretch in stretches]
@@ -142,6 +142,6 @@ def _line(rate: str, name: str, stretch: Stretch, cores: int) -> tuple[str, ...]
         *(rate, name, f"{stretch.published_fps:.2f}", f"{stretch.decoded_fps:.2f}", str(stretch.dropped)),
         *(f"{each:.2f}" for each in busy),
         f"{stretch.cores:.2f}/{cores}",
-        *(f"{each:.0f}" if crowded else "" for each in (stretch.read_per_s, stretch.missed_per_s)),
+        *(f"{each:.0f}" if crowded else "" for each in (stretch.sent_per_s, stretch.results_per_s)),
         *(f"{each:.1f}" if crowded else "" for each in (stretch.delay_ms.p50, stretch.delay_ms.p99)),
     )

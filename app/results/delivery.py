@@ -19,11 +19,11 @@ CODES = (1001, 1008, 1009, FAILED, TRY_AGAIN_LATER, 4400, 4401, 4403)
 # The loop is kept busy for so long at most before it is let do what else there is: a frame's way through the pipeline
 # crosses the loop three times.
 SLICE_S = 0.0005
-# Of the loop's time. A round over all clients that took 10 ms is followed by 10 ms in which no round begins: results
-# that come meanwhile go out together, or, to clients in the mode `latest`, the newest of them. While the pipeline sheds
-# more than 2 % of its frames, on an average over some seconds, delivery gives way: half as much each second.
+# Of the loop's time. A round over all clients that took 10 ms of CPU time is followed by 10 ms in which none begins:
+# results that come meanwhile go out together, or, to clients in the mode `latest`, the newest of them. While the
+# pipeline sheds more than 2 % of its frames, on an average over some seconds, delivery gives way by half each second.
 SHARE, LEAST_SHARE = 0.5, 0.1
-_MUCH_SHED, _LITTLE_SHED, _WEIGHT, _GROWTH = 0.02, 0.01, 0.3, 1.2
+_MUCH_SHED, _LITTLE_SHED, _WEIGHT, _GROWTH = 0.02, 0.01, 0.5, 1.5
 _SHORTEST_REST_S = 0.001
 _LOOK_S = 1.0
 
@@ -35,12 +35,19 @@ class Delivery:
     1013 when that takes longer than its patience.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic, share: float = SHARE) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.thread_time,
+        share: float = SHARE,
+    ) -> None:
         self.share = share  # of the event loop's time that delivery may take now
         self.sent = 0
         self.dropped = 0
         self.closed: Counter[int] = Counter(dict.fromkeys(CODES, 0))  # connections that we ended, by code
         self._clock = clock
+        self._cpu_clock = cpu_clock
         self._most = share
         self._shed = 0.0  # of the pipeline's frames, on average
         self._outlets = 0
@@ -48,7 +55,7 @@ class Delivery:
         self._dirty: dict[Topic[Subscription], None] = {}
         self._round: dict[Topic[Subscription], None] | None = None  # None: there is no round now
         self._blocked: dict[Subscription, float] = {}  # since when
-        self._began_at = 0.0
+        self._spent_s = 0.0  # in this round; what others do between its slices is not ours
         self._rests_until = 0.0
         self._turn_handle: asyncio.Handle | None = None
         self._look_handle: asyncio.Handle | None = None
@@ -111,10 +118,9 @@ class Delivery:
     def _turn(self) -> None:
         """One slice of a round; the next one comes after whatever else is ready."""
         self._turn_handle = None
-        now = self._clock()
         if self._round is None:
-            self._begin_round(now)
-        until = now + SLICE_S
+            self._begin_round()
+        began_s, until = self._cpu_clock(), self._clock() + SLICE_S
         while self._visits:
             subscription = self._visits.popleft()
             try:
@@ -124,20 +130,20 @@ class Delivery:
                 self.close(subscription, FAILED, "the service failed to send")
             if self._clock() >= until:
                 break
+        self._spent_s += self._cpu_clock() - began_s
         if not self._visits:
             self._end_round()
         if self._visits or self._dirty:
             self._wake()
 
-    def _begin_round(self, now: float) -> None:
-        self._began_at = now
+    def _begin_round(self) -> None:
+        self._spent_s = 0.0
         self._round, self._dirty = self._dirty, {}
         for topic in self._round:
             self._visits.extend(topic.members)
 
     def _end_round(self) -> None:
-        now = self._clock()
-        self._rests_until = now + (now - self._began_at) * (1 / self.share - 1)
+        self._rests_until = self._clock() + self._spent_s * (1 / self.share - 1)
         for topic in self._round or ():
             topic.trim()
         self._round = None

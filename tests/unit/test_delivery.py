@@ -51,7 +51,7 @@ class Room:
 
     def __init__(self, count: int, **interest: Any) -> None:
         self.clock = FakeClock()
-        self.delivery = Delivery(clock=self.clock, share=0.5)
+        self.delivery = Delivery(clock=self.clock, cpu_clock=self.clock, share=0.5)
         self.topic: Topic[Subscription] = Topic(Interest(**interest))
         self.pipes = [Pipe(self.clock) for _ in range(count)]
         self.subscriptions = [Subscription(self.topic, pipe) for pipe in self.pipes]

@@ -118,6 +118,7 @@ class Crowd:
             "connected": len(self.clients),
             "messages": self.messages,
             "fewest": min((client.messages for client in self.clients.values() if not client.stuck), default=0),
+            "sampled": sum(client.frames.keep for client in self.clients.values()),
             "gaps": self.gaps,
             "disorder": self.disorder,
             "broken": self.broken,

@@ -55,6 +55,7 @@ class Stretch:
     simulator_cores: float
     sent_per_s: float  # messages handed to connections
     read_per_s: float  # messages that clients read
+    results_per_s: float  # that a client got
     missed_per_s: float  # of live and of stuck clients; told as gaps
     delay_ms: Percentiles  # from a result's publication to a client that has read its message
 
@@ -198,6 +199,7 @@ class Crowd:
             simulator_cores=(simulator_b - simulator_a) / seconds,
             sent_per_s=(b["sent"] - a["sent"]) / seconds,
             read_per_s=(crowd_b["messages"] - crowd_a["messages"]) / seconds,
+            results_per_s=len(samples) / max(1, crowd_b["sampled"]) / seconds,
             missed_per_s=(b["missed"] - a["missed"]) / seconds,
             delay_ms=percentiles(delays),
         )

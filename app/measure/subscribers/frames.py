@@ -11,7 +11,7 @@ class FrameReader:
     """Counts one connection's data frames; has the payloads of close frames, and of all if it is to `keep` them."""
 
     def __init__(self, *, keep: bool) -> None:
-        self._keep = keep
+        self.keep = keep
         self._unread = b""  # a head or a wanted frame that has not come whole
         self._skip = 0  # bytes of an unwanted frame that are still to come
         self._taken: list[tuple[int, bytes]] = []
@@ -31,7 +31,7 @@ class FrameReader:
                 if len(data) < start:
                     break
                 length = int.from_bytes(data[at + 2 : start], "big")
-            wanted = self._keep or opcode == CLOSE
+            wanted = self.keep or opcode == CLOSE
             if wanted and len(data) < start + length:
                 break
             if wanted:
