@@ -28,7 +28,8 @@ DEFINITIONS = {
     "clients_cores": "CPU seconds a second of the process that plays the clients, at niceness 10",
     "delay_ms": "from a result's publication to a client that has read its message; every 16th client takes part",
     "missed": "results that clients did not get, stuck ones included; each is told as a gap",
-    "client_bytes": "growth of the service's resident memory for a client more, by least squares over four steps",
+    "client_bytes": "growth of the service's resident memory for a client more, by least squares over four steps; at "
+    "the first rate only, since memory is used again",
     "kernel_bytes": "growth of the machine's TCP buffers for a stuck client, both ends, until the first is evicted",
     "evicted": "stuck clients that the service closed with 1013; first_s, last_s: after the last one had connected",
 }
@@ -118,6 +119,8 @@ def _text(runs: Sequence[CrowdRun], plan: CrowdPlan, cores: int) -> str:
             f"{run.disorder} messages out of order; ledger {'exact' if run.ledger_holds else 'NOT EXACT'}"
         )
         kernel = "" if gone.kernel_bytes is None else f"; kernel {gone.kernel_bytes / 1024:.0f} KiB a stuck client"
+        if run is not runs[0]:
+            continue  # memory that the first rate's clients took is used again
         text.append(f"  memory: {run.client_bytes / 1024:.1f} KiB a client in the service{kernel}")
     return "\n".join(text)
 
