@@ -15,6 +15,8 @@ logger = logging.getLogger("vidette.watchdog")
 EVERY_S = 0.5
 PATIENCE_S = 1.0
 STACKS_EVERY_S = 30.0
+# Of which the stacks are shown: with a thousand cameras the rest says the same a thousand times.
+MOST_THREADS = 64
 LOG_S = 1.0
 
 
@@ -143,7 +145,10 @@ def _stacks(*, first: int, leave_out: int) -> Iterator[str]:
     """Each thread's stack as text, without values: only files, lines and functions, and the source line itself."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     frames = sys._current_frames()
-    for ident in sorted(frames, key=lambda ident: (ident != first, names.get(ident, ""))):
-        if ident != leave_out:
-            what = "the event loop's thread" if ident == first else "thread"
-            yield f"{what} {names.get(ident, ident)}:\n" + "".join(traceback.format_stack(frames[ident])).rstrip()
+    frames.pop(leave_out, None)
+    ordered = sorted(frames, key=lambda ident: (ident != first, names.get(ident, "")))
+    for ident in ordered[:MOST_THREADS]:
+        what = "the event loop's thread" if ident == first else "thread"
+        yield f"{what} {names.get(ident, ident)}:\n" + "".join(traceback.format_stack(frames[ident])).rstrip()
+    if len(ordered) > MOST_THREADS:
+        yield f"and {len(ordered) - MOST_THREADS} more threads"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -71,6 +72,24 @@ def test_stacks_of_stalls_in_a_row_are_shown_once(log: io.StringIO) -> None:
     stall(LoopWatchdog(**QUICK), stalls=2)
     assert log.getvalue().count("the event loop has not answered for") == 2
     assert log.getvalue().count("the event loop's thread") == 1
+
+
+def test_of_very_many_threads_some_are_shown_and_the_others_counted(
+    log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.watchdog.MOST_THREADS", 2)
+    let_go = threading.Event()
+    threads = [threading.Thread(target=let_go.wait, name=f"camera:{number}", args=(10,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        stall(LoopWatchdog(**QUICK))
+    finally:
+        let_go.set()
+        for thread in threads:
+            thread.join()
+    assert log.getvalue().count("\nthread ") == 1
+    assert re.search(r"^and \d+ more threads$", log.getvalue(), re.MULTILINE)
 
 
 def test_no_secret_is_in_the_stacks(log: io.StringIO) -> None:
