@@ -170,7 +170,7 @@ CLIENTS = row(
         queries=[
             Query(expr=f"vidette_http_connections{{{SERVICE}}}", legend="{{instance}}"),
             Query(
-                expr=f"sum by (instance, reason) ({rate('vidette_http_connections_ended_total', SERVICE)}) > 0",
+                expr=f"sum by (instance, reason) ({rate('vidette_http_connections_ended_total', SERVICE)})",
                 legend="{{instance}} {{reason}}",
             ),
         ],

@@ -125,11 +125,14 @@ def device_infer(engine: Engine, driver: Driver, spec: ModelSpec) -> Iterator[In
 def _openvino(spec: ModelSpec, model: ModelProto, images: NDArray[np.uint8]) -> list[FloatArray]:
     import openvino as ov
 
+    from app.backends.cpu.openvino_engine import AS_WRITTEN
+
     core = ov.Core()
     graph = core.read_model(io.BytesIO(model.SerializeToString()))
     # Free axes must be set: with a free height and width, OpenVINO 2026.4 gets the outputs of Q/DQ models wrong.
     graph.reshape({graph.inputs[0]: ov.PartialShape([1, 3, spec.input_height, spec.input_width])})
-    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    # In floats: what is tried is the quantisation, not this processor's integer kernels.
+    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **AS_WRITTEN})
     request = compiled.create_infer_request()
     found: list[list[FloatArray]] = []
     for number in range(len(images)):
