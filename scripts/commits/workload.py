@@ -47,7 +47,7 @@ def main(clip: Path, model: str, models_dir: Path) -> None:
         "detect": lambda: asyncio.run(detect(clip, model, models_dir)),
     }
     print(json.dumps({name: _attempt(part) for name, part in parts.items()}), flush=True)
-    # Everything is measured. An engine's native threads that meet an interpreter on its way out abort once in a while.
+    # Everything is measured, and a commit that frees its contexts late would abort once in a while as it ends.
     os._exit(0)
 
 
