@@ -222,6 +222,15 @@ def test_a_camera_that_was_silent_at_the_end_of_a_window_is_found() -> None:
     assert told(it) == [("fps", "steady", "jump"), ("fps", "steady", "all")]
 
 
+def test_the_window_of_a_fault_just_before_the_end_ends_with_the_run() -> None:
+    it = observer()
+    results(it, fps=10.0, from_s=0.0, to_s=30.0)
+    it.began(27.5, injection("jump"))
+    it.ended(27.5, injection("jump"))
+    it.judge(0.0, 30.0)
+    assert told(it) == []
+
+
 def test_a_broken_ledger_is_told_once_for_each_fault() -> None:
     it = observer()
     it.began(0.0, injection("stall"))

@@ -152,7 +152,7 @@ class Observer:
         """Judge what each fault did to cameras that nothing was done to, and all of them. Once, when all is over."""
         for outcome in self.outcomes:
             for name in self.steady:
-                self._judge(outcome, name)
+                self._judge(outcome, name, until_s=to_s)
         for name, ratio in self.ratios(from_s, to_s).items():
             if ratio < FPS_RATIO:
                 self._complain(to_s, name, [("fps", f"{ratio:.1%} of the baseline over all faults")], fault="all")
@@ -208,15 +208,17 @@ class Observer:
         elif code not in {each.value for each in last[0].case.codes}:
             self._complain(at_s, name, [("code", f"{code} does not fit: {text}")])
 
-    def _judge(self, outcome: Outcome, name: str) -> None:
-        rate, baseline = self.log(name).rate(*_window(outcome)), self.baseline.get(name)
+    def _judge(self, outcome: Outcome, name: str, *, until_s: float) -> None:
+        from_s, to_s = _window(outcome)
+        to_s = min(to_s, until_s)  # what would be seen of the last faults' windows after the run is not seen
+        rate, baseline = self.log(name).rate(from_s, to_s), self.baseline.get(name)
         if rate is None or not baseline:
             return
         fps, seconds = rate
         if fps * (seconds + _LATE_S) < FPS_RATIO * baseline * seconds:
             injection = outcome.injection
             detail = f"{fps:.2f} fps in {seconds:.1f} s beside {injection.camera}, not {baseline:.2f}"
-            self._complain(_window(outcome)[1], name, [("fps", detail)], fault=injection.case.name)
+            self._complain(to_s, name, [("fps", detail)], fault=injection.case.name)
 
     def _complain(self, at_s: float, camera: str, found: Sequence[Complaint], *, fault: str | None = None) -> None:
         if fault is None:
