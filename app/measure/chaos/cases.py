@@ -16,11 +16,11 @@ Role: TypeAlias = Literal["victim", "udp", "guest"]
 ELSEWHERE = "rtsp://camera.invalid/stream"
 
 _Code = SourceErrorCode
-# A peer that drops a connection can be seen as either, depending on where in the conversation it happens.
-_DROPPED = frozenset({_Code.END_OF_STREAM, _Code.CONNECTION_REFUSED})
+# A peer that drops a connection can be seen as any of these, depending on where in the conversation it happens: FFmpeg
+# tells a connection that is reset before the first answer like one that answers something else than RTSP.
+_DROPPED = frozenset({_Code.END_OF_STREAM, _Code.CONNECTION_REFUSED, _Code.NO_VIDEO})
 _SILENT = frozenset({_Code.READ_TIMEOUT, _Code.CONNECT_TIMEOUT})
-# FFmpeg tells a connection that is reset before the first answer like one that answers something else than RTSP.
-_GONE = _SILENT | _DROPPED | {_Code.NO_VIDEO}
+_GONE = _SILENT | _DROPPED
 _UNREADABLE = frozenset({_Code.DECODE_FAILED, _Code.READ_TIMEOUT, _Code.END_OF_STREAM, _Code.NO_VIDEO})
 
 
@@ -67,8 +67,8 @@ CASES: tuple[Case, ...] = (
         name="dns", about="its name is not known, then it is", url=ELSEWHERE,
         codes=frozenset({_Code.DNS_FAILED}),
     ),
-    Case(name="audio", about="sound only", fault="audio", codes=_DROPPED | {_Code.NO_VIDEO}),
-    Case(name="empty", about="a session without media", fault="empty", codes=_DROPPED | {_Code.NO_VIDEO}),
+    Case(name="audio", about="sound only", fault="audio", codes=_DROPPED),
+    Case(name="empty", about="a session without media", fault="empty", codes=_DROPPED),
     Case(name="zero", about="a stream of no length", fault="zero", codes=_DROPPED | _UNREADABLE),
     Case(
         name="garbage", about="random bytes in the connection", fault="garbage",
