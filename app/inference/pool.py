@@ -88,7 +88,7 @@ class PooledDetector(Generic[S]):
         self._open = len(runners)  # threads that still have their context
         self._lock = threading.Lock()
         self._threads = [
-            threading.Thread(target=self._work, args=(runner,), name=f"{name}:{number}", daemon=True)
+            threading.Thread(target=self._work, args=([runner],), name=f"{name}:{number}", daemon=True)
             for number, runner in enumerate(runners)
         ]
         for thread in self._threads:
@@ -129,20 +129,26 @@ class PooledDetector(Generic[S]):
         if stuck:
             log.error("detector: %d of %d threads did not end and were abandoned", len(stuck), len(self._threads))
 
-    def _work(self, runner: Runner[S]) -> None:
-        """A thread's life: one batch after the other, until it is told to stop."""
+    def _work(self, held: list[Runner[S]]) -> None:
+        """A thread's life: one batch after the other, until it is told to stop. `held` is its reference to its runner.
+
+        That goes before the stop is told: what OpenVINO does to free a context waits for the GIL, and aborts the
+        process when the interpreter is on its way out by then.
+        """
         stop: _Stop | None = None
         try:
             with self._in_thread():
-                stop = self._serve(runner)
+                stop = self._serve(held[0])
                 try:
-                    runner.close()
+                    held[0].close()
                 finally:
+                    held.clear()
                     self._closed_one()
         except Exception as exc:  # whoever waits for this thread must have an answer all the same
             log.exception("detector: a context could not be bound or freed")
             if stop is None:
                 stop = self._refuse(exc)
+                held.clear()
                 with contextlib.suppress(Exception):  # without its device the thread frees what it can
                     self._closed_one()
         _in_loop_of(stop.future, stop.future.set_result, None)

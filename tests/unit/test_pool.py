@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
@@ -56,6 +57,22 @@ async def test_every_context_is_closed_and_then_what_they_share() -> None:
     )
     await detector.aclose()
     assert order == [True]
+
+
+async def test_a_context_is_let_go_in_its_thread_before_anybody_is_told_that_it_has_ended() -> None:
+    kept: list[bool] = []
+    runners = [ScriptedRunner()]
+    runner = weakref.ref(runners[0])
+
+    @contextmanager
+    def bound() -> Iterator[None]:
+        yield
+        kept.append(runner() is not None)
+
+    detector = PooledDetector[SyntheticSurface](INFO, runners, name="cpu-pool", in_thread=bound)
+    runners.clear()
+    await detector.aclose()
+    assert kept == [False]
 
 
 async def test_a_context_that_cannot_be_freed_does_not_keep_what_all_share() -> None:

@@ -47,12 +47,7 @@ class BatchRunner:
         return [detections(frame, boxes, stages) for frame, boxes in zip(frames, found, strict=True)]
 
     def close(self) -> None:
-        """Let go of the context, which its engine frees with the last reference to it.
-
-        Here, and not whenever this object goes: OpenVINO's destructor waits for the GIL, and ends the process with an
-        abort when the interpreter is on its way out by then.
-        """
-        del self._context, self._preprocessor
+        """Nothing to do: OpenVINO frees a context with its last reference."""
 
 
 def parts(count: int, sizes: Sequence[int]) -> Iterator[slice]:
