@@ -8,8 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from annotated_types import Ge, Le
-
+from app.cli.options import allowed
 from app.settings import leaves
 
 HEAD = """\
@@ -28,18 +27,10 @@ def render() -> str:
             lines.append(f"\n{parent}:" if parent else "")
             section = parent
         indent = "  " if parent else ""
-        lines.append(f"{indent}# {field.description}{_bounds(field)}")
+        bounds = f" ({limits})" if (limits := allowed(field)) else ""
+        lines.append(f"{indent}# {field.description}{bounds}")
         lines.append(f"{indent}{leaf}: {_yaml(field.default)}")
     return "\n".join(lines) + "\n"
-
-
-def _bounds(field: Any) -> str:
-    low = next((m.ge for m in field.metadata if isinstance(m, Ge)), None)
-    high = next((m.le for m in field.metadata if isinstance(m, Le)), None)
-    choices = [value for value in getattr(field.annotation, "__args__", ()) if isinstance(value, str)]
-    if choices:
-        return f" ({' | '.join(choices)})"
-    return "" if low is None or high is None else f" ({low} to {high})"
 
 
 def _yaml(value: Any) -> str:

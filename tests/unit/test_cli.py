@@ -21,7 +21,8 @@ from app.settings import AuthSettings, ServerSettings
 from tests.support.app import make_settings
 
 COMMANDS = [["serve"], ["demo"], ["doctor"], ["model"], ["model", "add"], ["model", "list"], ["bench"]]
-COMMANDS += [["compare"], ["export"], ["import"], ["backup"], ["restore"]]
+COMMANDS += [["compare"], ["export"], ["import"], ["backup"], ["restore"], ["rekey"], ["profile"], ["build"]]
+COMMANDS += [["build-engine"], ["token"], ["token", "create"], ["token", "list"], ["token", "revoke"]]
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +79,22 @@ def test_every_setting_is_an_option_and_the_common_ones_have_short_names() -> No
     assert (settings.server.port, settings.server.host, settings.batching.max_size) == (0, "::1", 3)
     assert settings.data_dir == Path("d")
     assert settings.metrics.token is not None
+
+
+def test_help_says_which_values_a_setting_may_have(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "who has a token (none | token; default: none)" in text
+    assert "(0 to 65535; default: 8080)" in text
+    assert "https://wall.example (default: none)" in text
+
+
+def test_the_folder_is_named_alike_in_every_command() -> None:
+    for option in ("--data-dir", "--data_dir"):
+        for command in (["serve"], ["token", "list"], ["rekey"]):
+            settings = settings_from(build_parser().parse_args([*command, option, "d"]))
+            assert settings.data_dir == Path("d")
 
 
 def test_a_command_s_own_defaults_give_way_to_the_command_line() -> None:
