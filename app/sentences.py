@@ -39,6 +39,8 @@ def field_errors(errors: Sequence[Any]) -> Iterator[tuple[str, str]]:
             message = PLAIN_WORDS[kind]
         elif kind == "too_long" and isinstance(error.get("input"), str):
             message = f"must be at most {error['ctx']['max_length']} characters long"
+        elif kind == "too_short" and error.get("input") == "":
+            message = "must not be empty"
         elif kind == "value_error":
             message = message.removeprefix("Value error, ")
         else:

@@ -191,7 +191,9 @@ class SecretsSettings(_Section):
 
 
 class MetricsSettings(_Section):
-    token: SecretStr | None = Field(None, description="bearer token that /metrics asks for; null asks for none")
+    token: SecretStr | None = Field(
+        None, min_length=1, description="bearer token that /metrics asks for; null asks for none"
+    )
 
 
 class LogSettings(_Section):

@@ -233,6 +233,7 @@ def test_an_unknown_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch)
         ("VIDETTE_BATCHING__MAX_SIZE", "many", "batching.max_size: "),
         ("VIDETTE_BATCHING", "{not json", "settings cannot be read: "),
         ("VIDETTE_SERVER__PORT", "-1", "server.port: "),
+        ("VIDETTE_METRICS__TOKEN", "", "metrics.token: must not be empty"),
     ],
 )
 def test_a_bad_variable_is_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
