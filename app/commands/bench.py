@@ -13,7 +13,7 @@ import argparse
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,6 +29,24 @@ _CAMERAS, _MANY_CAMERAS = 4, 16  # the latter, so that the largest batches can b
 _CAMERAS_OF_PEERS = 8
 _CAMERAS_OF_OVERLOAD = 8  # two of each priority
 _SECONDS, _SECONDS_OF_MANY, _SECONDS_OF_OVERHEAD = 20.0, 10.0, 2.0
+# Options that one measurement alone takes, and those that a chaos run has no use for; with their usual values.
+_ONLY_WITH: Mapping[str, Mapping[str, Any]] = {
+    "--overload": {"--times": 3.0, "--only": None, "--ladder": "auto"},
+    "--subscribers": {"--stuck": None, "--delivery": "latest", "--stand-still": None},
+    "--peers": {"--peer": None, "--images": None, "--environments": None, "--no-paced": False},
+}
+_NOT_WITH_FAULTS: Mapping[str, Any] = {
+    "--camera-counts": None,
+    "--mode": "saturated",
+    "--clip": None,
+    "--fps": None,
+    "--max-fps": None,
+    "--phase": "spread",
+    "--model": "vidette-demo",
+    "--precision": None,
+    "--max-size": None,
+    "--repeat": 1,
+}
 # The arguments, a folder to work in, who is told; gives the JSON and the text.
 Measurement: TypeAlias = Callable[[argparse.Namespace, Path, Progress], tuple[dict[str, Any], str]]
 
@@ -114,6 +132,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--clip: there is no file {arguments.clip}")
     if arguments.out is not None and not arguments.out.absolute().parent.is_dir():
         raise ConfigError(f"--out: there is no folder {arguments.out.parent}")
+    _check_company(arguments)
     _check_clients(arguments)
     if arguments.camera_counts is not None and (arguments.sweep or arguments.savings):
         other = "--sweep" if arguments.sweep else "--savings"
@@ -126,14 +145,29 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError("--offered-fps goes with --overhead; --fps is the rate of simulated cameras")
 
 
+def _check_company(arguments: argparse.Namespace) -> None:
+    """Refuse what would be ignored: a figure would seem to be of something that it is not of."""
+    for measurement, options in _ONLY_WITH.items():
+        if _given(arguments, measurement) in (None, False) and (others := _changed(arguments, options)):
+            raise ConfigError(f"{others[0]} goes with {measurement}")
+    if arguments.faults is not None and (others := _changed(arguments, _NOT_WITH_FAULTS)):
+        raise ConfigError(f"{others[0]} does not go with --faults, which brings a model and cameras of its own")
+
+
+def _changed(arguments: argparse.Namespace, options: Mapping[str, Any]) -> list[str]:
+    return [option for option, usual in options.items() if _given(arguments, option) != usual]
+
+
+def _given(arguments: argparse.Namespace, option: str) -> Any:
+    return getattr(arguments, option.removeprefix("--").replace("-", "_"))
+
+
 def _check_clients(arguments: argparse.Namespace) -> None:
     clients, stuck = arguments.subscribers, arguments.stuck
     _whole("--subscribers", clients, MAX_SUBSCRIBERS)
-    if stuck is not None and clients is None:
-        raise ConfigError("--stuck goes with --subscribers")
     if arguments.stand_still is not None and not 0 < arguments.stand_still < math.inf:
         raise ConfigError(f"--stand-still must be more than 0, not {arguments.stand_still:g}")
-    if stuck is not None and not 0 <= stuck <= clients:
+    if clients is not None and stuck is not None and not 0 <= stuck <= clients:
         raise ConfigError(f"--stuck must be from 0 to the {clients} of --subscribers, not {stuck}")
     if clients is not None and arguments.camera_counts is not None:
         raise ConfigError("--camera-counts does not go with --subscribers, which watch one camera")

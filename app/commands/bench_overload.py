@@ -47,12 +47,14 @@ DEFINITIONS = {
 def overload(arguments: argparse.Namespace, folder: Path, progress: Progress) -> tuple[dict[str, Any], str]:
     """Measure the synthetic and the real overload; the result's JSON and its tables."""
     machine = this_machine()
+    # First, since it knows whether there is such a model; and one for all repetitions, each with a folder of its own.
+    bench = None if arguments.only == SYNTHETIC else Bench(arguments, folder, progress, machine)
     runs: dict[str, list[OverloadRun]] = {}
     for _ in range(arguments.repeat):
         if arguments.only != REAL:
             runs.setdefault(SYNTHETIC, []).append(_synthetic(arguments, folder, progress))
-        if arguments.only != SYNTHETIC:
-            runs.setdefault(REAL, []).append(_real(arguments, folder, progress))
+        if bench is not None:
+            runs.setdefault(REAL, []).append(_real(bench, arguments, progress))
     samples = {}
     for name, repetitions in runs.items():
         samples.update(figures([_samples(run) for run in repetitions], name))
@@ -81,8 +83,7 @@ def _synthetic(arguments: argparse.Namespace, folder: Path, progress: Progress) 
     return _measured(settings, SyntheticBackend(detector), urls, seconds=seconds, on_tick=progress.done)
 
 
-def _real(arguments: argparse.Namespace, folder: Path, progress: Progress) -> OverloadRun:
-    bench = Bench(arguments, folder, progress, this_machine())
+def _real(bench: Bench, arguments: argparse.Namespace, progress: Progress) -> OverloadRun:
     engine = bench.open_engine(batch=arguments.max_size)
     fps = arguments.fps or _overloading_fps(bench, engine, arguments, progress)
     progress.step(f"measuring the {REAL} overload", total=float(arguments.seconds))

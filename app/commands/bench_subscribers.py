@@ -74,7 +74,10 @@ def _overrides(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
         "data_dir": str(settings.data_dir),
         "model": str(arguments.model),
         "models_dir": str(settings.models_dir),
-        "server": {"host": "127.0.0.1", "port": 0, "max_connections": places, "max_connections_per_client": places},
+        "server": {
+            **{"host": "127.0.0.1", "port": 0, "tls_cert_file": None, "tls_key_file": None},
+            **{"max_connections": places, "max_connections_per_client": places},
+        },
         "auth": {"mode": "none"},
         "cameras": {"declared": ()},
         "history": {"size": settings.history.size},

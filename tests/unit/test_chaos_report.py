@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from app.measure.chaos.report import as_result, as_text
 from app.measure.chaos.run import ChaosOptions, ChaosRun, Sample
 from app.measure.chaos.target import Resources
 from app.measure.machine import Machine
+from scripts.soak import main as soak
 from scripts.soak import record
 from tests.support.command import run_command
 
@@ -160,3 +162,35 @@ def test_every_fault_has_a_row_in_the_documentation() -> None:
 def test_bad_options_are_one_sentence(options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("bench", *options) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_bench_ends_with_1_when_an_invariant_broke(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = a_run()
+    monkeypatch.setattr("app.commands.bench_faults.run_chaos", lambda *_, **__: run)
+    out = tmp_path / "chaos.json"
+    assert run_command("bench", "--faults", "stall", "--out", str(out)) == 0
+    run.observer.violations.append(
+        Violation(invariant="seq", camera="gate", fault="jump", at_s=3.0, detail="2 came behind 3")
+    )
+    assert run_command("bench", "--faults", "stall", "--out", str(out)) == 1
+    assert "seq: gate at 3.0 s, fault jump: 2 came behind 3" in capsys.readouterr().out
+    assert json.loads(out.read_text())["violations"][0]["invariant"] == "seq"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--minutes", "0"], "--minutes must be more than 0, not 0"),
+        (["--cameras", "1"], "--cameras must be from 2 to 256, not 1"),
+        (["--faults", "explode"], "--faults: there is no fault 'explode'"),
+        (["--out", "missing/soak.json"], "--out: there is no folder missing"),
+        (["--record", "missing.md"], "--record: missing.md cannot be read: No such file or directory"),
+    ],
+)
+def test_a_soak_refuses_bad_options_before_it_runs(
+    options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert soak(options) == 2
+    assert capsys.readouterr().err.startswith(f"soak: {sentence}")

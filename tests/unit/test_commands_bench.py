@@ -101,12 +101,17 @@ def make_report(
         (["--subscribers", "5", "--stuck", "6"], "--stuck must be from 0 to the 5 of --subscribers, not 6"),
         (["--subscribers", "5", "--stand-still", "0"], "--stand-still must be more than 0, not 0"),
         (["--stuck", "5"], "--stuck goes with --subscribers"),
+        (["--sweep", "--ladder", "off"], "--ladder goes with --overload"),
+        (["--peer", "opencv-loop"], "--peer goes with --peers"),
+        (["--faults", "stall", "--model", "yolox_nano"], "--model does not go with --faults"),
+        (["--faults", "stall", "--repeat", "2"], "--repeat does not go with --faults"),
         (["--subscribers", "5", "--camera-counts", "1,2"], "--camera-counts does not go with --subscribers"),
         (["--max-fps", "241"], "--max-fps must be more than 0 and at most 240, not 241"),
         (["--fps", "0"], "--fps must be more than 0 and at most 240, not 0"),
         (["--clip", "missing.mp4"], "--clip: there is no file missing.mp4"),
         (["--out", "missing/bench.json"], "--out: there is no folder missing"),
         (["--model", "no-such-model"], "model no-such-model is neither a file nor one of the models"),
+        (["--overload", "--model", "no-such-model"], "model no-such-model is neither a file nor one of the models"),
     ],
 )
 def test_bench_refuses_what_it_cannot_measure(

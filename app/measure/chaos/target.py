@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import re
 import signal
@@ -23,6 +24,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from app.errors import AppError
+from app.settings import ENV_PREFIX
 
 _ROOT = Path(__file__).resolve().parents[3]
 _START_S, _STOP_S, _ANSWER_S = 60.0, 15.0, 10.0
@@ -58,7 +60,9 @@ class ServedService:
 
     def __init__(self, folder: Path, *, stall_timeout_s: float, backoff_max_s: float) -> None:
         self._log = folder / "serve.log"
+        self._config = folder / "vidette.yml"  # empty: the user's own service may ask for tokens or deny loopback
         options = {
+            "config": str(self._config),
             "server.port": "0",
             "data_dir": str(folder / "data"),
             "cameras.stall_timeout_s": f"{stall_timeout_s:g}",
@@ -78,8 +82,16 @@ class ServedService:
         self._url = ""
 
     def __enter__(self) -> ServedService:
+        self._config.touch()
         with self._log.open("wb") as log:
-            self._child = subprocess.Popen(self._command, cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._child = subprocess.Popen(
+                self._command,
+                cwd=_ROOT,
+                env=_plain_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
         try:
             self._wait_ready()
         except BaseException:
@@ -194,6 +206,10 @@ class ServedService:
             code = self._running().poll()
             gone = "" if code is None else f"; it ended with code {code}"
             raise AppError(f"the service did not answer {method} {path}: {exc or type(exc).__name__}{gone}") from exc
+
+
+def _plain_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(ENV_PREFIX)}
 
 
 class Subscriber:
