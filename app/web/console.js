@@ -67,6 +67,8 @@ function show(camera) {
   view.name.textContent = camera.name;
   view.facts.textContent = status.error && status.state !== "running"
     ? status.error.message : `${status.inferred_fps.toFixed(1)} of ${status.measured_fps.toFixed(1)} fps`;
+  if (status.degradation) view.facts.textContent += `, ${status.degradation.name.replaceAll("_", " ")}`;
+  view.facts.title = status.degradation ? `overload: ${status.degradation.reason}` : "";
   if (status.state === "running") picture(camera.id, view);
 }
 
