@@ -95,6 +95,7 @@ def test_a_row_tells_how_a_fault_was_taken() -> None:
     assert row["codes"] == ["read_timeout"]
     assert found["frames"] == {"decoded": 600, "published": 598, "dropped": {"replaced": 2}, "never_came": 599}
     assert found["holds"] is True
+    assert found["injections"][0]["planned_s"] == 0.0
 
 
 def test_what_broke_is_in_the_text() -> None:

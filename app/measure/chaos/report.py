@@ -25,6 +25,8 @@ DEFINITIONS = {
     "others": "the least that any undisturbed camera delivered from the fault's beginning to its recovery, against the "
     "baseline of the same run",
     "never_came": "frames that the disturbed cameras would have sent in the faults' time, not decoded",
+    "injections": "every fault in turn; planned_s: when the seed has it begin, since the first one could; began_s, "
+    "ended_s (of the fault), down_s (noticed), recovered_s, deadline_s (for that): seconds since the run began",
     "invariants": MEANINGS,
 }
 
@@ -129,6 +131,7 @@ def _injection(outcome: Outcome) -> dict[str, Any]:
         "fault": injection.case.name,
         "camera": injection.camera,
         "phase": injection.phase,
+        "planned_s": injection.at_s,
         "began_s": outcome.began_s,
         "ended_s": outcome.ended_s,
         "down_s": outcome.down_s,
