@@ -30,6 +30,9 @@ def add_import(commands: Any) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="as `vidette export` writes it; - is stdin")
     parser.add_argument("--url", metavar="URL", help="the service to import into (default: none runs, into data_dir)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="with --url: file that holds a token for it")
+    parser.add_argument(
+        "--ca-file", type=Path, metavar="FILE", help="with --url: whose certificate to trust, or that itself (PEM)"
+    )
     parser.add_argument("--force", action="store_true", help="with --url: even when the machine has no room for them")
     parser.add_argument("--dry-run", action="store_true", help="check everything, change nothing")
     parser.add_argument("--json", action="store_true", help="print JSON to stdout")

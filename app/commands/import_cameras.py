@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import ssl
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -37,7 +38,7 @@ def import_cameras(settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.url is None:
         plan = _into_folder(settings, entries, dry_run=arguments.dry_run)
     else:
-        with _client(arguments.url, arguments.token_file) as client:
+        with _client(arguments.url, arguments.token_file, arguments.ca_file) as client:
             plan = _into_service(client, entries, force=arguments.force, dry_run=arguments.dry_run)
     _tell(plan, as_json=arguments.json, dry_run=arguments.dry_run)
     return 0
@@ -63,14 +64,24 @@ def _into_folder(settings: Settings, entries: Sequence[ReadEntry], *, dry_run: b
     return plan
 
 
-def _client(url: str, token_file: Path | None) -> httpx.Client:
+def _client(url: str, token_file: Path | None, ca_file: Path | None) -> httpx.Client:
     headers = {} if token_file is None else bearer(read_secret(token_file, "--token-file"))
     if not url.startswith(("http://", "https://")):
         raise ConfigError("--url: must start with http:// or https://, as in http://127.0.0.1:8080")
     try:
-        return httpx.Client(base_url=url, timeout=_TIMEOUT_S, trust_env=False, headers=headers)
+        verify = True if ca_file is None else _trusting(ca_file)
+        return httpx.Client(base_url=url, timeout=_TIMEOUT_S, trust_env=False, headers=headers, verify=verify)
     except httpx.InvalidURL:  # its words may repeat a password
         raise ConfigError("--url: must be a host and a port, as in http://127.0.0.1:8080") from None
+
+
+def _trusting(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        raise ConfigError(f"--ca-file: {ca_file} holds no certificate in PEM") from None
+    except OSError as exc:
+        raise ConfigError(f"--ca-file: {ca_file} cannot be read: {exc.strerror}") from None
 
 
 def _address(client: httpx.Client) -> str:

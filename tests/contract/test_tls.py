@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import ssl
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from websockets.asyncio.client import connect
 
+from app.cli import main
 from app.errors import ConfigError
 from app.tls import Certificate, read_context
 from tests.support.app import API, STREAM, StartApp
@@ -77,6 +79,25 @@ async def test_rest_and_websockets_speak_tls_and_a_renewal_needs_no_restart(file
                     await client.get(url)
             else:
                 assert (await client.get(url)).status_code == 200
+
+
+async def test_an_import_trusts_the_certificate_that_it_is_told(
+    files: Files, start_app: StartApp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = await start_app(server={"port": 0, **files.settings})
+    cameras = tmp_path / "cameras.yml"
+    await asyncio.to_thread(cameras.write_text, "version: 1\ncameras: [{id: gate, url: rtsp://cam.test/1}]\n")
+    await asyncio.to_thread(files.authority.cert_pem.write_to_path, tmp_path / "ca.pem")
+    where = ["import", str(cameras), "--url", f"https://localhost:{running.port}", "--dry-run"]
+    for file, code, sentence in (
+        (None, 1, "CERTIFICATE_VERIFY_FAILED"),
+        (tmp_path / "nothing.pem", 2, "--ca-file: .* cannot be read"),
+        (cameras, 2, "--ca-file: .* holds no certificate in PEM"),
+        (tmp_path / "ca.pem", 0, "^$"),
+    ):
+        options = [] if file is None else ["--ca-file", str(file)]
+        assert await asyncio.to_thread(main, [*where, *options]) == code
+        assert re.search(sentence, capsys.readouterr().err)
 
 
 async def test_a_client_that_does_not_shake_hands_is_cut_off(
