@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
 
@@ -41,6 +42,19 @@ def register_secret(secret: str | None) -> None:
 def forget_secret(secret: str | None) -> None:
     """Undo one `register_secret`. Any thread."""
     _secrets.discard(secret)
+
+
+@contextmanager
+def registered(secrets: Iterable[str]) -> Iterator[None]:
+    """Keep these secrets out of every line while the context lasts. Any thread."""
+    known = tuple(secrets)
+    for secret in known:
+        register_secret(secret)
+    try:
+        yield
+    finally:
+        for secret in known:
+            forget_secret(secret)
 
 
 def redacted(text: str) -> str:

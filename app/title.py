@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import setproctitle
 
+from app.auth.tokens import without_secrets
 from app.cameras.urls import concealed
 
 # A list of arguments is public: /proc/PID/cmdline is for every user of the machine.
@@ -18,7 +19,12 @@ _HIDDEN = "***"
 
 def process_title(program: str, arguments: Sequence[str]) -> str:
     """The title of a process that was started with these arguments. Pure."""
-    words, hide_next = [program], False
+    return " ".join((program, *shown(arguments)))
+
+
+def shown(arguments: Sequence[str]) -> list[str]:
+    """The arguments without what is secret in them. Pure."""
+    words, hide_next = [], False
     for argument in arguments:
         option, equals, _ = argument.partition("=")
         secret = option.startswith("-") and (_SECRET_OPTION.fullmatch(option) or option in _ABBREVIATED)
@@ -27,9 +33,9 @@ def process_title(program: str, arguments: Sequence[str]) -> str:
         elif secret and equals:
             words.append(f"{option}={_HIDDEN}")
         else:
-            words.append(concealed(argument) if "://" in argument else argument)
+            words.append(concealed(argument) if "://" in argument else without_secrets(argument))
         hide_next = bool(secret) and not equals and not hide_next
-    return " ".join(words)
+    return words
 
 
 def name_process(program: str, arguments: Sequence[str]) -> None:

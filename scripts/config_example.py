@@ -18,6 +18,10 @@ HEAD = """\
 """
 
 
+# As comments: where one is absent is a value of its own, and copying the whole file must choose nothing.
+UNSAID = frozenset({"auth.mode"})
+
+
 def render() -> str:
     """The whole file."""
     lines, section = [HEAD], ""
@@ -29,7 +33,7 @@ def render() -> str:
         indent = "  " if parent else ""
         bounds = f" ({limits})" if (limits := allowed(field)) else ""
         lines.append(f"{indent}# {field.description}{bounds}")
-        lines.append(f"{indent}{leaf}: {_yaml(field.default)}")
+        lines.append(f"{indent}{'# ' if key in UNSAID else ''}{leaf}: {_yaml(field.default)}")
     return "\n".join(lines) + "\n"
 
 

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from re import Pattern
 from typing import Annotated, Any, TypeAlias
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
+from starlette.responses import RedirectResponse
 from starlette.routing import BaseRoute, compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -128,10 +129,16 @@ class Access:
         except AppError as exc:
             await _refuse(exc, is_socket, scope, receive, send)
             return
-        if need is not None or self._redirects(scope["path"]):
-            await self._app(scope, receive, send)
+        if need is not None:
+            # The server itself keeps the body of an answer to HEAD back: its own scope is another one.
+            await self._app(scope if is_socket else {**scope, "method": method}, receive, send)
         elif is_socket:
             await send({"type": "websocket.close"})
+        elif self._has_slash_too_many(scope["path"]):
+            # Without a scheme and a host: those that we know of may be others than the client's, behind a proxy.
+            query = scope["query_string"].decode("latin-1")
+            where = f"{quote(scope['path'][:-1])}{'?' if query else ''}{query}"
+            await RedirectResponse(where, status_code=307)(scope, receive, send)
         elif set(needs) - {"WEBSOCKET"}:
             refusal = problem(405, "method_not_allowed", "Method Not Allowed")
             refusal.headers["Allow"] = ", ".join(sorted(set(needs) - {"WEBSOCKET"}))
@@ -139,8 +146,7 @@ class Access:
         else:
             await problem(404, "not_found", "Not Found")(scope, receive, send)
 
-    def _redirects(self, path: str) -> bool:
-        """Whether the router answers with the path without its slash at the end, and with nothing else."""
+    def _has_slash_too_many(self, path: str) -> bool:
         return path.endswith("/") and self._table.find(path) is None and self._table.find(path[:-1]) is not None
 
     async def _asking(self, need: Need | None, text: str | None, address: str) -> Principal:
@@ -177,8 +183,11 @@ class Access:
 
 
 def bearer(headers: Headers) -> str | None:
-    """The token in the header Authorization, None when there is none of the scheme Bearer."""
-    scheme, _, text = headers.get("authorization", "").strip().partition(" ")
+    """The token in the header Authorization, None when there is none of the scheme Bearer.
+
+    Two of them are read as one, which is no token: somebody between may have checked the other one.
+    """
+    scheme, _, text = ", ".join(headers.getlist("authorization")).strip().partition(" ")
     return text.strip() or None if scheme.lower() == "bearer" else None
 
 

@@ -6,7 +6,7 @@ import asyncio
 import platform
 import time
 from dataclasses import asdict
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
@@ -167,7 +167,7 @@ class DiagnoseBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
-    url: Url
+    url: Annotated[Url, Field(repr=False)]  # it may hold credentials still
     username: Username | None = None
     password: Password | None = None
     transport: Literal["auto", "tcp", "udp"] = "auto"

@@ -115,7 +115,7 @@ def check_change(asking: Principal, stored: CameraSettings, fields: Mapping[str,
     absent = {"username": None, "transport": "auto"} if whole else {}
     wanted = {**absent, **{field: value for field, value in fields.items() if field in ADDRESS_FIELDS}}
     touched = [field for field in ADDRESS_FIELDS if field in wanted and wanted[field] != shown[field]]
-    if "password" in wanted and wanted["password"] is None and stored.password is not None:
+    if "password" in wanted and wanted["password"] is None and stored.password_set:
         touched.append("password")
     if touched:
         raise Forbidden(f"{', '.join(touched)}: only a token of the scope admin may change this")

@@ -13,9 +13,11 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args, runtime
 
 from app.cameras.handshake import ask_options, connect, resolve
 from app.cameras.hosts import HostPolicy
+from app.cameras.registration import secrets_in
 from app.cameras.source import FrameSource, SourceRequest
 from app.cameras.urls import CameraUrl, parse_camera_url
 from app.errors import SourceError, SourceErrorCode
+from app.logs import registered
 
 Step: TypeAlias = Literal["dns", "tcp", "rtsp", "auth", "sdp", "first_packet", "first_keyframe", "first_decoded_frame"]
 StepState: TypeAlias = Literal["ok", "failed", "skipped"]
@@ -95,7 +97,8 @@ async def diagnose(
             await _knock(camera, request.hosts, chart, watch)
         # The source's own time-outs come before ours, since it knows better what is wrong.
         patient = replace(request, stall_timeout_s=min(request.stall_timeout_s, 0.9 * watch.left_s))
-        description = await _view(camera, open_source(patient), chart, watch)
+        viewer = _Viewer(_opened(open_source, patient, camera), patient, camera.address, clock=clock)
+        description = await _view(camera, viewer, chart, watch)
     except SourceError as exc:
         return chart.close(exc.code, exc.message)
     return chart.close(None, f"{camera.address} works: {description}")
@@ -149,9 +152,30 @@ async def _timed(step: Step, work: Awaitable[T], chart: _Chart, watch: _Stopwatc
     return result
 
 
-async def _view(camera: CameraUrl, source: FrameSource[Any], chart: _Chart, watch: _Stopwatch) -> str:
+def _opened(
+    open_source: Callable[[SourceRequest], FrameSource[Any]], request: SourceRequest, camera: CameraUrl
+) -> FrameSource[Any]:
+    with registered(_secrets(request)):
+        try:
+            return open_source(request)
+        except SourceError:
+            raise
+        except Exception as exc:
+            raise _broke(camera.address, exc) from None
+
+
+def _secrets(request: SourceRequest) -> tuple[str, ...]:
+    return secrets_in(request.url, request.username, request.password)
+
+
+def _broke(name: str, exc: Exception) -> SourceError:
+    """A supervisor's answer to what nobody foresaw: the one who asked would wait in vain."""
+    logger.exception("the diagnosis of %s broke", name)
+    return SourceError(SourceErrorCode.INTERNAL, f"the diagnosis broke with an unexpected {type(exc).__name__}")
+
+
+async def _view(camera: CameraUrl, viewer: _Viewer, chart: _Chart, watch: _Stopwatch) -> str:
     """Steps auth to first_decoded_frame, by the source itself. Gives a description of the stream."""
-    viewer = _Viewer(source, camera.address, clock=watch.now)
     since = watch.now()
     error = await viewer.run(timeout_s=watch.left_s)
     described_at = viewer.reached.get("described")
@@ -175,10 +199,13 @@ async def _view(camera: CameraUrl, source: FrameSource[Any], chart: _Chart, watc
 class _Viewer:
     """Runs a source up to its first frame, in a thread of its own."""
 
-    def __init__(self, source: FrameSource[Any], name: str, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, source: FrameSource[Any], request: SourceRequest, name: str, *, clock: Callable[[], float]
+    ) -> None:
         self.reached: dict[StreamStep, float] = {}
         self.description = ""
         self._source = source
+        self._secrets = _secrets(request)
         self._name = name
         self._clock = clock
         if isinstance(source, StepReporter):
@@ -194,7 +221,8 @@ class _Viewer:
                 outcome.set_result(error)
 
         def work() -> None:
-            error = self._read()
+            with registered(self._secrets):  # here, since the thread may outlive the one who asked
+                error = self._read()
             with contextlib.suppress(RuntimeError):  # the loop is gone, and with it everyone who asked
                 loop.call_soon_threadsafe(finish, error)
 
@@ -217,9 +245,8 @@ class _Viewer:
             return SourceError(SourceErrorCode.END_OF_STREAM, f"{self._name} ended the stream before a picture came")
         except SourceError as exc:
             return exc
-        except Exception as exc:  # a supervisor's catch: the one who asked would wait in vain
-            logger.exception("the diagnosis of %s broke", self._name)
-            return SourceError(SourceErrorCode.INTERNAL, f"the diagnosis broke with an unexpected {type(exc).__name__}")
+        except Exception as exc:
+            return _broke(self._name, exc)
         finally:
             self._source.close()
 

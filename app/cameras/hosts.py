@@ -13,14 +13,18 @@ Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
 _NAME_PATTERN = re.compile(r"[a-z0-9*?._-]+")
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Networks of IPv6 whose addresses end with one of IPv4: RFC 6052, 8215 (as it is mostly used), 2765.
+_TRANSLATED = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")))
 _V4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 # Where no camera is, but what a request from inside must not reach. Clouds hand out credentials at the first ones.
 _DENIED: tuple[tuple[Network, str], ...] = tuple(
     (ipaddress.ip_network(network), what)
     for network, what in (
         ("169.254.169.254/32", "a cloud's metadata address"),  # AWS, Azure, Google, OpenStack, ...
-        ("fd00:ec2::254/128", "a cloud's metadata address"),  # AWS
+        ("fd00:ec2::/64", "a cloud's metadata address"),  # AWS, also its containers' credentials
+        ("fd20:ce::254/128", "a cloud's metadata address"),  # Google
+        ("fd00:c1::a9fe:a9fe/128", "a cloud's metadata address"),  # Oracle
+        ("fd00:42::42/128", "a cloud's metadata address"),  # Scaleway
         ("100.100.100.200/32", "a cloud's metadata address"),  # Alibaba
         ("192.0.0.192/32", "a cloud's metadata address"),  # Oracle
         ("168.63.129.16/32", "a cloud's metadata address"),  # Azure's host
@@ -175,7 +179,8 @@ def _forms(address: Address) -> tuple[Address, ...]:
     if isinstance(address, ipaddress.IPv4Address):
         return (address,)
     inner = address.ipv4_mapped or address.sixtofour
-    if inner is None and (address in _NAT64 or (address in _V4_COMPATIBLE and int(address) > 1)):
+    translated = any(address in network for network in _TRANSLATED)
+    if inner is None and (translated or (address in _V4_COMPATIBLE and int(address) > 1)):
         inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
     return (address,) if inner is None else (address, inner)
 

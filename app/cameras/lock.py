@@ -45,3 +45,20 @@ class DataDirLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def in_use(data_dir: Path) -> bool:
+    """Whether somebody holds the folder's lock now; False also where that cannot be seen."""
+    try:
+        file = os.open(data_dir / LOCK_NAME, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    return False

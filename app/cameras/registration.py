@@ -92,12 +92,16 @@ def parsed(url: str, *, media_dir: Path | None, hosts: HostPolicy) -> CameraUrl:
 
 
 def secrets_of(settings: CameraSettings) -> tuple[str, ...]:
-    """Everything of a camera that no text may hold: its password, also as HTTP sends it, and what its URL hides."""
-    password = password_of(settings)
-    secrets = query_secrets(settings.url)
+    """Everything of a camera that no text may hold."""
+    return secrets_in(settings.url, settings.username, password_of(settings))
+
+
+def secrets_in(url: str, username: str | None, password: str | None) -> tuple[str, ...]:
+    """The password, also as HTTP sends it, and what the URL hides."""
+    secrets = query_secrets(url)
     if password is None:
         return secrets
-    login = f"{settings.username or ''}:{password}".encode("utf-8", "surrogatepass")
+    login = f"{username or ''}:{password}".encode("utf-8", "surrogatepass")
     return (password, base64.b64encode(login).decode("ascii"), *secrets)
 
 

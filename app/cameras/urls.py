@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,10 @@ _AUTHORIZATION = re.compile(
     r"""(authorization["']?\s*[:=,]\s*b?["']?(?:basic|bearer|digest))\s[^\r\n]*""", re.IGNORECASE
 )
 _URL_AUTHORITY = re.compile(r"(rtsps?://)[^\s/]*@", re.IGNORECASE)
-_SECRET_NAME = r"((?:password|passwd|passwort|passphrase|pass|pwd|token|secret|api_?key|access_?key)=)"
+_SECRET_NAME = (
+    r"((?:password|passwd|passwort|passwrd|passphrase|pass|pas|pwd|psw|token|secret|authbasic|api_?key|access_?key"
+    r"|(?<![a-z])(?:pw|auth|key))=)"
+)
 _QUERY_SECRET = re.compile(rf"""{_SECRET_NAME}[^\s&"'<>;]+""", re.IGNORECASE)
 _URL_SECRET = re.compile(rf"{_SECRET_NAME}([^&]+)", re.IGNORECASE)  # in a URL alone, which no text follows
 
@@ -231,8 +235,8 @@ def _parse_file(rest: str, media_dir: Path | None) -> CameraUrl:
     name = _decode(rest)
     if _CONTROL.search(name):
         raise ValueError("url: must not contain line breaks or other control characters")
-    root = media_dir.resolve()
-    path = (root / name).resolve()
+    root = Path(os.path.realpath(media_dir))
+    path = Path(os.path.realpath(root / name))  # not `resolve`, which raises for links that lead in a circle
     if not path.is_relative_to(root) or path == root:
         raise ValueError("url: a file must lie below media_dir")
     return CameraUrl(scheme="file", url=f"file://{quote(str(path))}", path=path)

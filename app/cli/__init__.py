@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from app import __version__
+from app.cameras.urls import redact
 from app.cli import cameras, measuring, models, service, tokens
 from app.errors import AppError, ConfigError
-from app.title import name_process
+from app.title import name_process, shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,7 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         name_process("vidette", sys.argv[1:])
     parser = build_parser()
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    arguments, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(shown(unknown))}")
     try:
         return int(arguments.run(arguments))
     except ConfigError as exc:
@@ -32,8 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its complaints repeat what was typed, and end up in the log of a container: a URL may hold a password."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redact(message))
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vidette",
         description="Multi-camera RTSP inference: cameras in over REST, detections out over REST and WebSocket.",
         epilog="example: vidette serve --model vidette-demo",

@@ -76,6 +76,8 @@ def read_secret(path: Path, option: str) -> str:
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(_LONGEST_PASSWORD_FILE)
+    except FileNotFoundError:  # its name is not repeated: it may be the secret itself
+        raise ConfigError(f"{option}: there is no file of this name; it takes a file that holds the secret") from None
     except OSError as exc:
         raise ConfigError(f"{option}: {path} cannot be read: {exc.strerror}") from None
     except UnicodeDecodeError:

@@ -12,8 +12,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 from app.auth.database import TokenDatabase
+from app.auth.known import LOOK_EVERY_S
 from app.auth.tokens import Token, new_token, split
 from app.cameras.database import FILE_NAME
+from app.cameras.lock import in_use
 from app.cameras.settings import ID_PATTERN
 from app.commands.columns import in_columns
 from app.errors import ConfigError, TokenNotFound
@@ -23,6 +25,7 @@ from app.settings import Settings
 _LONGEST_NAME = 128
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_S = 100 * 366 * 86400
+_LOOK_S = 0.2  # that a service's look at the database may take
 
 
 def create_token(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -69,7 +72,7 @@ def list_tokens(settings: Settings, *, as_json: bool) -> int:
 
 
 def revoke_token(settings: Settings, token_id: str, *, as_json: bool) -> int:
-    """End a token. 0; raises `TokenNotFound` (1), `ConfigError` (2)."""
+    """End a token; a service that runs has noticed by then. 0; raises `TokenNotFound` (1), `ConfigError` (2)."""
     parts = split(token_id)
     token_id = token_id if parts is None else parts[0]  # somebody who has only the token itself
     now_utc = time.time()
@@ -77,7 +80,9 @@ def revoke_token(settings: Settings, token_id: str, *, as_json: bool) -> int:
         raise TokenNotFound(token_id)
     with closing(TokenDatabase(settings.data_dir, key_file=settings.secrets.key_file)) as database:
         database.revoke(token_id, now_utc=now_utc)
-    sentence = f"token {token_id} is revoked; a service that runs refuses it within a second"
+    if in_use(settings.data_dir):
+        time.sleep(LOOK_EVERY_S + _LOOK_S)
+    sentence = f"token {token_id} is revoked; a service that runs refuses it"
     print(json.dumps({"id": token_id, "revoked": True}, indent=2) if as_json else sentence)
     return 0
 

@@ -173,8 +173,28 @@ async def test_with_a_token_the_usual_answers_come(guarded: Guarded) -> None:
     assert (await guarded.ask(text, "GET", f"{API}/nothing")).json()["code"] == "not_found"
     refused = await guarded.ask(text, "PUT", f"{API}/cameras")
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET, POST")
-    assert (await guarded.ask(text, "GET", f"{API}/cameras/")).status_code == 307
+    elsewhere = {**bearer(text), "host": "evil.test"}
+    moved = await guarded.running.http.get(f"{API}/cameras/?a=%2F%C3%A9", headers=elsewhere)
+    assert (moved.status_code, moved.headers["location"]) == (307, f"{API}/cameras?a=%2F%C3%A9")
     assert (await guarded.ask(text, "POST", f"{API}/cameras", content=b"x" * 2_000_000)).status_code == 413
+
+
+@shared_loop
+async def test_head_is_answered_as_get_is_without_a_body(guarded: Guarded) -> None:
+    text = guarded.tokens.text("read", OWN)
+    for path, status in (("/livez", 200), (f"{API}/cameras/{OWN}", 200), (f"{API}/cameras/{FOREIGN}", 403)):
+        full, head = [await guarded.ask(text, method, path) for method in ("GET", "HEAD")]
+        assert (full.status_code, head.status_code, head.content) == (status, status, b"")
+        assert head.headers["content-type"] == full.headers["content-type"]
+
+
+@shared_loop
+async def test_of_two_tokens_none_counts(guarded: Guarded) -> None:
+    good = f"Bearer {guarded.tokens.text('admin')}"
+    for pair in ((good, good), (good, "Bearer x"), ("Bearer x", good), (good, "Basic eDp5"), ("Basic eDp5", good)):
+        headers = [("authorization", each) for each in pair]
+        response = await guarded.running.http.get(f"{API}/system", headers=headers)
+        assert response.status_code == 401, pair
 
 
 def test_a_route_without_a_rule_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 import av
 import pytest
 
-from app.backends.ffmpeg.open import _options
+from app.backends.ffmpeg.open import _options, _urls
 from app.backends.ffmpeg.source import PyavSource
 from app.cameras.doctor import diagnose
 from app.cameras.hosts import HostList, HostPolicy
@@ -218,6 +219,18 @@ def test_a_name_is_looked_up_once_and_its_checked_address_is_connected_to(monkey
         assert victim.connections == 0
 
 
+def test_an_encrypted_camera_with_one_denied_address_is_opened_by_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, port: Any, *args: Any, **more: Any) -> Any:
+        return [answer for address in (DENIED, "127.0.0.1") for answer in real(address, port, *args, **more)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    camera = parse_camera_url("rtsps://camera.test/1")
+    assert _urls(camera, HOSTS) == ["rtsps://127.0.0.1/1"]  # FFmpeg would try every address of a name
+    assert _urls(camera, HostPolicy()) == ["rtsps://camera.test/1"]
+
+
 async def test_the_doctor_obeys_the_same_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, DENIED)
     with listener(DENIED) as victim:
@@ -289,6 +302,16 @@ def test_playlists_in_media_dir_open_nothing_else(media: Path) -> None:
             (media / name).write_text(text)
             assert failure(f"file:{name}", media_dir=media).code is SourceErrorCode.NO_VIDEO, name
         assert victim.connections == 0
+
+
+async def test_a_file_that_cannot_even_be_looked_up_is_not_found(media: Path, start_app: StartApp) -> None:
+    (media / "round.mp4").symlink_to("round.mp4")
+    running = await start_app(media_dir=media)
+    for name in ("round.mp4", "x" * 300, "inside.mp4/x"):
+        made = await running.http.post(f"{API}/cameras", json={"url": f"file:{name}", "enabled": False})
+        assert made.status_code == 201, made.text
+        error = await asyncio.to_thread(failure, f"file:{name}", media_dir=media)
+        assert error.code is SourceErrorCode.NOT_FOUND, name
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,23 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"vidette {__version__}\n"
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["rtsp://admin:hunter2@cam/1"],
+        ["serve", "rtsp://admin:hun ter2@cam/1"],
+        ["serve", "--camera", "rtsp://cam/1?password=hunter2"],
+        ["doctor", "rtsp://cam/1", "--pass", "x", "--user-pass", "hunter2"],
+        ["doctor", "rtsp://cam/1", "--timeout", "rtsp://admin:hunter2@cam/1"],
+        ["token", "revoke", "1a2b", f"vdt_1a2b_{'hunter2' * 5}"],
+    ],
+)
+def test_bad_usage_repeats_no_password(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    told = usage_error(capsys, *argv)
+    assert "error: " in told
+    assert "ter2" not in told
+
+
 @pytest.mark.parametrize("argv", [[], ["bogus"], ["serve", "--speed", "9"], ["model"], ["bench", "--cameras", "many"]])
 def test_bad_usage_ends_with_2_and_says_how(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert usage_error(capsys, *argv).startswith("usage: vidette")

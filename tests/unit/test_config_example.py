@@ -17,3 +17,4 @@ def test_the_example_equals_the_code() -> None:
 def test_the_example_loads_and_changes_nothing(tmp_path: Path) -> None:
     loaded = load_settings(config=EXAMPLE, environ={}, secrets_dir=tmp_path / "none")
     assert loaded.model_dump() == Settings.model_construct().model_dump() | {"data_dir": loaded.data_dir}
+    assert not loaded.auth.explicit  # a copy of it opens no port to others without a decision

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from app.backends.synthetic.source import SyntheticSurface
 from app.cameras.doctor import STEPS, Diagnosis, Step, StreamStep, diagnose
 from app.cameras.source import DecodeEffort, SourceRequest
 from app.errors import SourceError, SourceErrorCode
+from app.logs import configure_logging
 from app.types import FrameTimes, SourceFrame, StreamInfo
 from tests.support.clips import write_test_clip
 from tests.support.wait import wait_until
@@ -295,6 +297,27 @@ async def test_an_unexpected_error_is_internal_and_logged(caplog: pytest.LogCapt
         diagnosis = await diagnose(request(f"rtsp://127.0.0.1:{port}/x"), open_source=source.open)
     assert (failing(diagnosis), diagnosis.code) == ("first_keyframe", SourceErrorCode.INTERNAL)
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["opening", "reading"])
+async def test_an_unexpected_error_s_text_is_logged_without_the_password(
+    where: str, own_logging: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging()
+    error = RuntimeError("cannot open camera with hunter2&é")
+
+    def open_source(asked: SourceRequest) -> ScriptedSource:
+        if where == "opening":
+            raise error
+        return ScriptedSource(error=error)
+
+    async with answering(OPTIONS_OK) as port:
+        asked = replace(request(f"rtsp://127.0.0.1:{port}/x"), username="admin", password="hunter2&é")
+        diagnosis = await diagnose(asked, open_source=open_source)
+    assert diagnosis.code is SourceErrorCode.INTERNAL
+    log = capsys.readouterr().err
+    assert "cannot open camera with ***" in log
+    assert "hunter2" not in log
 
 
 async def test_a_source_that_reports_no_steps_is_judged_by_its_frame() -> None:

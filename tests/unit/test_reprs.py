@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
+from app.api.system import DiagnoseBody
 from app.backends.ffmpeg.open import open_stream
 from app.backends.ffmpeg.source import PyavSource
 from app.cameras.entries import CameraEntry
@@ -57,6 +58,7 @@ def test_no_object_shows_a_password(url: str, tmp_path: Path) -> None:
     things = [
         CameraRegistration.model_validate(fields),
         CameraPatch.model_validate(fields),
+        DiagnoseBody.model_validate(fields),
         CameraEntry.model_validate({"id": "cam", **fields}),
         settings,
         parse_camera_url(url),

@@ -28,6 +28,7 @@ from tests.support.wait import wait_in_thread
         (["serve", "--secrets.key_file", "/run/key"], "vidette serve --secrets.key_file /run/key"),
         (["--user", "admin", "--password=hunter2"], "vidette --user admin --password=***"),
         (["token", "list"], "vidette token list"),
+        (["token", "revoke", f"vdt_1a2b_{'0' * 64}"], "vidette token revoke vdt_1a2b_***"),
     ],
 )
 def test_a_title_is_the_command_line_without_what_is_secret(arguments: list[str], title: str) -> None:

@@ -192,6 +192,12 @@ def test_an_admin_may_change_an_address() -> None:
 # The limit of failures
 
 
+def test_operate_does_not_clear_a_password_that_cannot_be_read_now() -> None:
+    stored = CameraSettings(id="a", name="a", url="rtsp://camera.test/", unreadable=frozenset({"password"}))
+    with pytest.raises(Forbidden, match=r"^password: "):
+        check_change(Principal(scope="operate"), stored, {"password": None}, whole=False)
+
+
 def test_a_client_has_ten_wrong_tokens_a_minute() -> None:
     clock = FakeClock()
     limit = FailureLimit(clock)

@@ -214,6 +214,13 @@ def test_control_characters_in_an_encoded_file_name_are_refused(media_dir: Path)
         parse_camera_url("file:a%00b.mp4", media_dir=media_dir)
 
 
+def test_links_that_lead_in_a_circle_are_a_file_that_is_not_there(media_dir: Path) -> None:
+    os.symlink("round", media_dir / "round")
+    assert parse_camera_url("file:round", media_dir=media_dir).path == media_dir / "round"
+    with pytest.raises(ValueError, match="below media_dir"):
+        parse_camera_url("file:round/../../secret.mp4", media_dir=media_dir)
+
+
 def test_a_link_to_a_file_inside_is_followed(media_dir: Path) -> None:
     os.symlink(media_dir / "a b.mp4", media_dir / "inside")
     assert parse_camera_url("file:inside", media_dir=media_dir).path == (media_dir / "a b.mp4").resolve()
@@ -231,6 +238,9 @@ def test_a_link_to_a_file_inside_is_followed(media_dir: Path) -> None:
         ('{"url": "rtsp://u:p@b/2", "mail": "a@b.c"}', '{"url": "rtsp://b/2", "mail": "a@b.c"}'),
         ("rtsp://cam/x?user=a&password=hush&y=1", "rtsp://cam/x?user=a&password=***&y=1"),
         ("GET /ws?token=hush HTTP/1.1", "GET /ws?token=*** HTTP/1.1"),
+        ("rtsp://cam/x?loginuse=a&loginpas=hush&auth=aHVz", "rtsp://cam/x?loginuse=a&loginpas=***&auth=***"),
+        ("rtsp://cam/x?u=a&pw=hush&psw=hush&key=hush#1", "rtsp://cam/x?u=a&pw=***&psw=***&key=***"),
+        ("monkey=1 oauth=2 rtsp://cam/x?monkey=1", "monkey=1 oauth=2 rtsp://cam/x?monkey=1"),
         ("mail someone@example.org about http://x@y", "mail someone@example.org about http://x@y"),
     ],
 )

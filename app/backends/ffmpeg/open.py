@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -130,22 +131,25 @@ def _urls(camera: CameraUrl, hosts: HostPolicy) -> list[str]:
     """What FFmpeg is to open: the file, or the camera by each of its addresses that is allowed.
 
     By address, since FFmpeg's own look-up of a name may have another answer than the one that was checked. An rtsps
-    camera keeps its name, which TLS needs: a second answer costs it a handshake with a stranger, and no more.
+    camera keeps its name, which TLS needs: a second answer costs it a handshake with a stranger, and no more. Where a
+    part of the answer is denied, it goes without.
     """
     if camera.path is not None:
         with forbidding():
             return [_regular_file(camera.path)]
-    addresses = _resolve(camera, hosts)
-    by_name = camera.scheme == "rtsps" or literal_address(camera.host) is not None
-    cameras = [camera] if by_name else [at_address(camera, address) for address in addresses[:_MAX_ADDRESSES]]
+    found = _resolve(camera, hosts)
     with forbidding():
+        addresses = hosts.permitted(camera.host, found)
+        by_name = literal_address(camera.host) is not None or (camera.scheme == "rtsps" and addresses == found)
+        cameras = [camera] if by_name else [at_address(camera, address) for address in addresses[:_MAX_ADDRESSES]]
         return [with_credentials(each, each.username, each.password) for each in cameras]
 
 
 def _regular_file(path: Path) -> str:
-    if not path.exists():
-        raise SourceError(SourceErrorCode.NOT_FOUND, f"{path.name} does not exist below media_dir")
-    if not path.is_file():  # opening a FIFO would block for ever
+    # Not the methods of `Path`, which raise for a name that is too long or a folder that is closed to us.
+    if not os.path.exists(path):
+        raise SourceError(SourceErrorCode.NOT_FOUND, f"{path.name[:80]} does not exist below media_dir")
+    if not os.path.isfile(path):  # opening a FIFO would block for ever
         raise ValueError(f"url: {path.name} is not a regular file")
     return str(path)
 
@@ -164,8 +168,7 @@ def _resolve(camera: CameraUrl, hosts: HostPolicy) -> tuple[str, ...]:
         found = socket.getaddrinfo(camera.host, camera.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
         raise resolve_failed(exc, camera) from None
-    with forbidding():
-        return hosts.permitted(camera.host, addresses_in(found))
+    return addresses_in(found)
 
 
 def _options(
