@@ -33,7 +33,7 @@ settings.register_profile(
 )
 settings.load_profile("vidette")
 
-THREAD_GRACE_S = 5.0
+THREAD_GRACE_S = 20.0
 # Pools that belong to an event loop or to a library, and end with them.
 POOLS = ("asyncio_", "AnyIO worker")
 OURS = ("camera:", "store", "cpu", "cuda", "tuning", "opening", "gpus", "profile:", "watchdog")

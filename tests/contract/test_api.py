@@ -128,7 +128,12 @@ async def test_a_camera_shows_what_was_registered_and_its_defaults(shared: Runni
 async def test_a_running_camera_s_status_is_complete(shared: RunningApp) -> None:
     await shared.register("gate-1", "fps=50&width=640&height=360")
     await shared.wait_published("gate-1", 5)
-    status = (await shared.camera("gate-1"))["status"]
+
+    async def measured() -> Any:
+        status = (await shared.camera("gate-1"))["status"]
+        return status if status["measured_fps"] == pytest.approx(50, rel=0.3) else None
+
+    status: Any = await wait_until(measured, what="its 50 frames a second are measured")  # a busy machine adds some jitter
     assert status["state"] == "running"
     assert (status["error"], status["retry_in_s"], status["restarts"]) == (None, None, 0)
     assert (status["decoder"], status["codec"], status["width"], status["height"]) == (
@@ -138,7 +143,6 @@ async def test_a_running_camera_s_status_is_complete(shared: RunningApp) -> None
         360,
     )
     assert status["declared_fps"] == 50
-    assert status["measured_fps"] == pytest.approx(50, rel=0.3)
     assert status["inferred_fps"] > 0
     assert status["since"] <= status["last_frame_at"]
     assert status["since"].endswith("Z")
@@ -189,39 +193,39 @@ async def test_the_list_is_an_array_in_the_order_of_registration(shared: Running
 
 
 @on_shared
-async def test_min_score_takes_effect_within_a_second_without_a_reconnect(shared: RunningApp) -> None:
+async def test_min_score_takes_effect_with_the_next_frame_and_without_a_reconnect(shared: RunningApp) -> None:
     await shared.register("gate-1", "fps=50")
     await shared.wait_published("gate-1")
     before = (await shared.wait_state("gate-1", "running"))["status"]
-    started_at = asyncio.get_running_loop().time()
     await shared.patch("gate-1", min_score=0.95)  # the synthetic object's score is 0.9
-    await wait_until(lambda: _newest(shared, "gate-1")["detections"] == [])
+    assert await _next(shared, "gate-1") == []
     await shared.patch("gate-1", min_score=0.5)
-    await wait_until(lambda: len(_newest(shared, "gate-1")["detections"]) == 1)
-    assert asyncio.get_running_loop().time() - started_at < 2
+    assert len(await _next(shared, "gate-1")) == 1
     after = (await shared.camera("gate-1"))["status"]
     assert (after["state"], after["since"], after["restarts"]) == ("running", before["since"], 0)
 
 
 @on_shared
-async def test_classes_take_effect_within_a_second_without_a_reconnect(shared: RunningApp) -> None:
+async def test_classes_take_effect_with_the_next_frame_and_without_a_reconnect(shared: RunningApp) -> None:
     await shared.register("gate-1", "fps=50")
     await shared.wait_published("gate-1")
     before = (await shared.wait_state("gate-1", "running"))["status"]
-    started_at = asyncio.get_running_loop().time()
     await shared.patch("gate-1", classes=["car"])
-    await wait_until(lambda: _newest(shared, "gate-1")["detections"] == [])
+    assert await _next(shared, "gate-1") == []
     await shared.patch("gate-1", classes=None)
-    await wait_until(lambda: len(_newest(shared, "gate-1")["detections"]) == 1)
-    assert asyncio.get_running_loop().time() - started_at < 2
+    assert len(await _next(shared, "gate-1")) == 1
     after = (await shared.camera("gate-1"))["status"]
     assert (after["since"], after["restarts"]) == (before["since"], 0)
 
 
-def _newest(running: RunningApp, camera_id: str) -> Any:
-    result = running.parts.hub.history.latest(camera_id)
-    assert result is not None
-    return result.message
+async def _next(running: RunningApp, camera_id: str) -> Any:
+    """What is found in the first frame that comes from now on."""
+    decoded, history = running.parts.registry.get(camera_id).lane.counts().decoded, running.parts.hub.history
+
+    def later() -> list[Any]:
+        return [each.message["detections"] for each in history.newest(camera_id, limit=1000) if each.seq > decoded]
+
+    return (await wait_until(later, what="a frame comes"))[0]
 
 
 @on_shared
@@ -344,7 +348,7 @@ async def test_a_camera_that_comes_back_under_its_old_name_starts_anew(shared: R
     await shared.register("gate-1")
     await shared.wait_published("gate-1", 10)
     await shared.remove("gate-1")
-    again = await shared.register("gate-1", "fps=1")
+    again = await shared.register("gate-1", "after=1&hang=1")
     assert again["status"]["frames"]["decoded"] <= 1
     await shared.wait_published("gate-1")
     kept = (await shared.http.get(f"{API}/cameras/gate-1/detections")).json()
@@ -591,10 +595,13 @@ async def test_a_hundred_cameras_come_and_go_without_a_trace(shared: RunningApp)
     threads, fds, memory = await asyncio.to_thread(measure)
     for number in range(100):
         await cycle(number)
-    threads_after, fds_after, memory_after = await asyncio.to_thread(measure)
-    assert threads_after <= threads + 1  # a pool may still be growing
-    assert fds_after <= fds + 1
-    assert memory_after - memory < 6e6
+
+    async def as_before() -> Any:
+        threads_after, fds_after, _ = await asyncio.to_thread(measure)
+        return threads_after <= threads + 1 and fds_after <= fds + 1  # a pool may still be growing
+
+    await wait_until(as_before, what=f"there are {threads} threads and {fds} descriptors again")
+    assert (await asyncio.to_thread(measure))[2] - memory < 6e6
 
 
 @on_shared

@@ -46,7 +46,7 @@ async def test_pings_are_answered_between_results(shared: RunningApp) -> None:
     await shared.register("a", "fps=100")
     async with subscribed(shared, "?mode=all") as socket:
         for _ in range(5):
-            await asyncio.wait_for(await socket.ping(), 5)
+            await asyncio.wait_for(await socket.ping(), 20)
             await results(socket, 2)
 
 
@@ -69,7 +69,7 @@ async def test_a_client_that_floods_is_closed_with_1008(shared: RunningApp, floo
     head = b"\x02\x81\x00\x00\x00\x00x" if flood == "fragments" else b""
     client.writer.write(head + (frame + b"x" * (flood != "pings")) * 5000)
     while True:
-        opcode, payload = await asyncio.wait_for(client.frame(), 10)
+        opcode, payload = await asyncio.wait_for(client.frame(), 20)
         if opcode == 8:
             break
     assert (int.from_bytes(payload[:2], "big"), payload[2:]) == (1008, b"too many messages")

@@ -419,7 +419,7 @@ async def test_a_client_that_stands_still_slows_nobody_and_is_closed_with_1013(
     assert seqs[-20:] == kept[kept.index(seqs[-20]) :][:20]
     assert "a WebSocket client took nothing for 0.3 s and is closed" in caplog.text
     # The close was sent without waiting for the client to read; nothing of it is left but the socket.
-    await wait_until(lambda: not running.server.server_state.tasks, 5)
+    await wait_until(lambda: not running.server.server_state.tasks, 20)
     messages = await still.read_until(lambda opcode, _: opcode == 8)
     assert messages[-1] == {"close": 1013}
     await still.close()

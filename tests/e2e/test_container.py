@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from websockets.sync.client import connect
 
 from app.commands.clips import render_clip
 from app.simulator.process import SimulatorProcess
+from tests.support.ports import free_port
 from tests.support.wait import wait_in_thread
 
 # In a process of its own: containers are children of pytest, and what other tests' libraries made of it is not theirs.
@@ -109,12 +109,6 @@ class Container:
             return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -116,7 +116,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, gpu_target: str) -> Iterator
             stack = Stack(simulator=simulator, service=service, prometheus=prometheus, clip=clip, gpu=gpu_target)
             wait_in_thread(
                 lambda: len(prometheus.query("vidette_camera_up == 1")) == len(CAMERAS),
-                timeout_s=20,
+                timeout_s=60,
                 what="Prometheus has scraped every camera",
                 every_s=0.1,
             )
@@ -126,7 +126,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, gpu_target: str) -> Iterator
                     prometheus.query(f'vidette_camera_restarts_total{{camera="{FLAPPED}"}} > 0')
                     and stack.state(FLAPPED) == "running"
                 ),
-                timeout_s=20,
+                timeout_s=60,
                 what="the camera that lost its connection runs again, and its restart was scraped",
                 every_s=0.1,
             )
@@ -135,7 +135,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, gpu_target: str) -> Iterator
 
 def test_the_scrape_needs_the_token_and_has_it(stack: Stack) -> None:
     assert httpx.get(f"{stack.service.url}/metrics", trust_env=False).status_code == 401
-    assert [sample.value for sample in stack.prometheus.query(f'up{{instance="{stack.instance}"}}')] == [1]
+    up = f'up{{instance="{stack.instance}"}} == 1'  # a scrape that took more than a second counts as none
+    assert wait_in_thread(lambda: stack.prometheus.query(up), timeout_s=60, what="a scrape succeeds", every_s=0.2)
 
 
 def test_promtool_finds_no_fault_with_the_exposition(stack: Stack) -> None:
@@ -159,7 +160,7 @@ def test_every_query_of_every_panel_returns_data(stack: Stack) -> None:
         return not without_data
 
     try:
-        wait_in_thread(all_answered, timeout_s=25, what="every query has returned data", every_s=0.5)
+        wait_in_thread(all_answered, timeout_s=60, what="every query has returned data", every_s=0.5)
     except AssertionError:
         told = "\n".join(f"{query.dashboard}/{query.panel}: {expr}" for expr, query in without_data.items())
         pytest.fail(f"no data for {len(without_data)} of {len(exprs)} queries:\n{told}")
@@ -172,7 +173,7 @@ def test_every_rule_works_and_every_record_is_made(stack: Stack) -> None:
         lambda: (
             [] if any(rule["health"] == "unknown" for rule in stack.prometheus.rules()) else stack.prometheus.rules()
         ),
-        timeout_s=15,
+        timeout_s=60,
         what="every rule was evaluated",
         every_s=0.2,
     )
@@ -180,7 +181,7 @@ def test_every_rule_works_and_every_record_is_made(stack: Stack) -> None:
     records = {rule["record"] for rule in load_rules("recording.yml")}
     wait_in_thread(
         lambda: all(stack.prometheus.query(record) for record in records),
-        timeout_s=15,
+        timeout_s=60,
         what="every recording rule made a series",
         every_s=0.5,
     )
@@ -190,25 +191,30 @@ def test_every_rule_works_and_every_record_is_made(stack: Stack) -> None:
 
 
 def test_prometheus_shows_what_the_api_shows(stack: Stack) -> None:
-    frames = stack.service.frames()
     for name in CAMERAS:
-        (decoded,) = stack.prometheus.query(f'vidette_frames_decoded_total{{camera="{name}"}}')
-        assert 0 < decoded.value <= stack.service.frames()[name]["decoded"]
-        assert frames[name]["decoded"] - decoded.value < 15 * 10, "the last scrape is seconds old at most"
-        (expected,) = stack.prometheus.query(f'vidette_camera_expected_fps{{camera="{name}"}}')
+        before = stack.service.frames()[name]["decoded"]
+        series = f'vidette_frames_decoded_total{{camera="{name}"}}'
+        (decoded,) = wait_in_thread(
+            lambda series=series, before=before: stack.prometheus.query(f"{series} >= {before}"),  # type: ignore[misc]
+            timeout_s=60,
+            what="the next scrape is there",
+            every_s=0.2,
+        )
+        assert decoded.value <= stack.service.frames()[name]["decoded"]
+        (expected,) = stack.prometheus.query(f'last_over_time(vidette_camera_expected_fps{{camera="{name}"}}[1m])')
         assert expected.value == 15
 
 
 def test_a_camera_that_dies_raises_an_alert_which_ends_when_it_is_back(stack: Stack) -> None:
     prometheus = stack.prometheus
     # Another camera was away for a moment while the stack started.
-    wait_in_thread(lambda: not prometheus.alerts("CameraDown"), what="no camera is down", every_s=0.2)
+    wait_in_thread(lambda: not prometheus.alerts("CameraDown"), timeout_s=60, what="no camera is down", every_s=0.2)
     stack.simulator.set_fault(DYING, "missing")
 
     def firing() -> list[dict[str, object]]:
         return [alert for alert in prometheus.alerts("CameraDown") if alert["state"] == "firing"]
 
-    (alert,) = wait_in_thread(firing, timeout_s=20, what="CameraDown fires", every_s=0.2)
+    (alert,) = wait_in_thread(firing, timeout_s=60, what="CameraDown fires", every_s=0.2)
     assert alert["labels"] == {
         "alertname": "CameraDown",
         "camera": DYING,
@@ -224,9 +230,9 @@ def test_a_camera_that_dies_raises_an_alert_which_ends_when_it_is_back(stack: St
     }
 
     stack.simulator.set_fault(DYING, "ok")
-    wait_in_thread(lambda: not prometheus.alerts("CameraDown"), timeout_s=20, what="CameraDown ends", every_s=0.2)
+    wait_in_thread(lambda: not prometheus.alerts("CameraDown"), timeout_s=60, what="CameraDown ends", every_s=0.2)
     series = f'ALERTS{{alertname="CameraDown", camera="{DYING}"}}'
-    wait_in_thread(lambda: not prometheus.query(series), timeout_s=20, what="its series has ended", every_s=0.2)
+    wait_in_thread(lambda: not prometheus.query(series), timeout_s=60, what="its series has ended", every_s=0.2)
     times = {labels["alertstate"]: at for labels, at in prometheus.history(f"{series}[2m]")}
     assert times.keys() == {"pending", "firing"}
     assert max(times["pending"]) < min(times["firing"])

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -26,6 +25,7 @@ from websockets.sync.client import connect
 
 from app.simulator.process import ProcessOptions, SimulatorProcess
 from tests.support.clips import write_test_clip
+from tests.support.ports import free_port
 from tests.support.serve_process import ServeProcess
 from tests.support.wait import wait_in_thread
 
@@ -33,6 +33,7 @@ pytestmark = pytest.mark.alone
 
 PASSWORD = "p@ss:w/rd?#%&+ \"'é"
 TOKEN = "t0ken-of-metrics&é"
+GOOD = {"good", "in-url", "by-file"}
 ENCODED = quote(PASSWORD, safe="")
 FORMS = {
     PASSWORD,
@@ -71,8 +72,6 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorPro
 
 def cameras(simulator: SimulatorProcess) -> dict[str, dict[str, Any]]:
     """Every way to give a password, and every way to fail."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        refusing = free.getsockname()[1]
     login = {"username": "admin", "password": PASSWORD}
     plain, host = simulator.url("cam0"), f"127.0.0.1:{simulator.port}"
     return {
@@ -85,7 +84,7 @@ def cameras(simulator: SimulatorProcess) -> dict[str, dict[str, Any]]:
         "garbage": {"url": simulator.url("cam2"), **login},
         "mute": {"url": simulator.url("cam3"), **login},
         "missing": {"url": f"rtsp://{host}/no-such-camera", **login},
-        "refused": {"url": f"rtsp://admin:{ENCODED}@127.0.0.1:{refusing}/1"},
+        "refused": {"url": f"rtsp://admin:{ENCODED}@127.0.0.1:{free_port()}/1"},
         "dns": {"url": f"rtsp://admin:{ENCODED}@no-such-host.invalid/1"},
         "tls": {"url": f"rtsps://admin:{ENCODED}@{host}/cam0"},
     }
@@ -144,9 +143,10 @@ def configured(tmp_path: Path, simulator: SimulatorProcess) -> Path:
 
 def settled(witness: Witness, expected: set[str]) -> bool:
     found = witness.ask("GET", "/api/v1/cameras").json()
+    running = {each["id"] for each in found if each["status"]["state"] == "running"}
     # An error stays to be seen while the camera is being connected to anew.
-    done = {each["id"] for each in found if each["status"]["state"] == "running" or each["status"]["error"]}
-    return done >= expected
+    failed = {each["id"] for each in found if each["status"]["error"]}
+    return running >= GOOD and running | failed >= expected
 
 
 def provoke(witness: Witness, camera_id: str, body: dict[str, Any]) -> None:
@@ -207,9 +207,7 @@ def test_a_planted_password_is_found_nowhere(form: str, tmp_path: Path, simulato
     assert leaks(on_disk(data_dir)) == []
     # It was there to be leaked: every kind of failure came, and the passwords opened what they open.
     codes = {camera_id: (status["error"] or {}).get("code") for camera_id, status in states.items()}
-    assert {
-        camera_id for camera_id in ("good", "in-url", "by-file") if states[camera_id]["state"] != "running"
-    } == set()
+    assert {camera_id for camera_id in GOOD if states[camera_id]["state"] != "running"} == set()
     assert (codes["dns"], codes["missing"]) == ("dns_failed", "not_found")
     assert codes["tls"] in ("tls_failed", "connect_timeout")
     assert (codes["refused"], codes["refuses-login"]) == ("connection_refused", "auth_failed")

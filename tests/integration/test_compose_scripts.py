@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from app.auth.tokens import recognise
 from app.settings import load_settings
 from app.simulator.scenes import DEMO_SCENES
 from deploy.compose import first_start
+from tests.support.ports import free_port
 from tests.support.serve_process import ServeProcess
 from tests.support.wait import wait_in_thread
 
@@ -83,12 +83,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
         yield running
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind((LOOPBACK, 0))
-        return int(taken.getsockname()[1])
-
-
 def test_demo_cameras_serve_and_register_themselves_once(service: ServeProcess, tmp_path: Path) -> None:
     port = free_port()
     script = [sys.executable, str(ROOT / "deploy" / "compose" / "cameras.py"), "--service", service.url]
@@ -104,7 +98,7 @@ def test_demo_cameras_serve_and_register_themselves_once(service: ServeProcess, 
                 service.wait_running(*ids)
             finally:
                 process.send_signal(signal.SIGTERM)
-                code = process.wait(10)
+                code = process.wait(20)
         assert code == 0
         assert said in (tmp_path / "log").read_text()
     assert sorted(camera["id"] for camera in service.get("/api/v1/cameras")) == ids

@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.backends.cuda.choice import RETRY_AFTER_S, DecoderChoice, DecoderMode
-from app.backends.cuda.guard import FILE_NAME, OpeningGuard
+from app.backends.cuda.guard import FILE_NAME, QUIET_S, OpeningGuard
 from app.backends.cuda.memory import MemoryBudget
 from app.backends.cuda.nvdec import NvdecError
 from app.backends.cuda.ring import SurfacePool
@@ -202,11 +202,12 @@ async def test_a_sender_report_dates_the_frames(clips: Mapping[str, Clip], devic
     late_s = 20.0
     async with RtspServer(wall=lambda: time.time() - late_s) as server:
         server.add_camera("cam", clips["h264"])
+        opened_utc = time.time()
         async with viewing(device, server.url("cam")) as view:
             seen = await view.frames(10)
             now_utc = time.time()
     assert seen[-1].times.clock == "rtcp"
-    assert now_utc - seen[-1].times.captured_utc == pytest.approx(late_s, abs=0.3)
+    assert opened_utc - 0.3 <= seen[-1].times.captured_utc + late_s <= now_utc + 0.3
     assert device.nvdec.opened
 
 
@@ -256,9 +257,11 @@ async def test_a_new_picture_size_goes_on_with_a_new_decoder(clips: Mapping[str,
 async def test_a_camera_that_fails_has_the_code_that_it_has_in_software(
     clips: Mapping[str, Clip], device: Device, name: str, fault: str, codes: set[SourceErrorCode]
 ) -> None:
+    # Where silence is not what ends it, that of a busy machine must not either.
+    stall_s = 5.0 if codes == {SourceErrorCode.END_OF_STREAM} else STALL_S
     async with (
         serving(clips[name]) as server,
-        viewing(device, server.url("cam"), stall_timeout_s=STALL_S) as view,
+        viewing(device, server.url("cam"), stall_timeout_s=stall_s) as view,
     ):
         await view.frames(5)
         server.set_fault("cam", fault)
@@ -398,7 +401,7 @@ async def test_the_doctor_passes_a_healthy_camera_and_finds_what_ails_others(
 
         assert await ail("ok", 15.0) == ([], None)
         assert await ail("missing", 15.0) == (["sdp"], SourceErrorCode.NOT_FOUND)
-        assert await ail("stall", 0.9) == (["first_packet"], SourceErrorCode.READ_TIMEOUT)
+        assert await ail("stall", 1.5) == (["first_packet"], SourceErrorCode.READ_TIMEOUT)
 
 
 DYING = """
@@ -448,10 +451,9 @@ async def test_after_a_death_while_opening_that_camera_is_opened_last_and_in_sof
         viewing(device, server.url("cam"), camera_id="healthy") as healthy,
     ):
         await healthy.frames(3)
-        opened_at = time.monotonic()
-        assert poison.seen == [], "the others come first"
         (seen, *_) = await poison.frames(3)
-        assert 1.0 < time.monotonic() - opened_at < 15
+        waited_s = poison.seen[0].times.arrived_at - healthy.seen[0].times.decoded_at
+        assert QUIET_S <= waited_s < 15, "the others come first"
         assert healthy.seen[0].info is not None and healthy.seen[0].info.decoder == "nvdec"
     assert seen.info is not None
     assert (seen.info.decoder, seen.info.decoder_reason) == (

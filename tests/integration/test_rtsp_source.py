@@ -35,7 +35,11 @@ from tests.support.wait import wait_until
 FPS = 50
 GOP = 5
 FRAMES = 40
-STALL_S = 0.5  # where a stall is what the test waits for; elsewhere a slow machine must not look like one
+# Where a time-out is what the test waits for; elsewhere a busy machine must not look like one, from half of this on.
+STALL_S = 0.5
+PATIENT_S = 5.0
+BUSY_S = 10.0  # what a busy machine may add
+TIMEOUTS = {SourceErrorCode.CONNECT_TIMEOUT, SourceErrorCode.READ_TIMEOUT}
 PASSWORD = "p@ss:w/ö#%?"
 
 CLIPS: dict[str, tuple[Codec, int]] = {
@@ -75,7 +79,7 @@ class Viewing:
 
     def __init__(self, url: str, *, max_fps: float | None = None, pause_s: float = 0.0, **more: Any) -> None:
         tls_ca_file = more.pop("tls_ca_file", None)
-        request = SourceRequest(camera_id="cam", url=url, **{"stall_timeout_s": 5.0, **more})
+        request = SourceRequest(camera_id="cam", url=url, **{"stall_timeout_s": PATIENT_S, **more})
         self.source = PyavSource(request, tls_ca_file=tls_ca_file)
         self.source.pace(max_fps)
         self.seen: list[Seen] = []
@@ -262,7 +266,7 @@ async def test_a_description_that_is_no_use_has_its_code(media: str, code: Sourc
                 writer.write(head)
         writer.close()
 
-    async with listening(serve) as url, viewing(url, stall_timeout_s=STALL_S) as view:
+    async with listening(serve) as url, viewing(url) as view:
         assert await view.end() is code, view.error
 
 
@@ -365,10 +369,11 @@ async def test_a_camera_that_cannot_be_opened_has_its_code(
 ) -> None:
     async with serving(clips["h264"]) as server:
         server.set_fault("cam", fault)
+        stall_s = STALL_S if code in TIMEOUTS else PATIENT_S
         started_at = time.monotonic()
-        async with viewing(server.url("cam"), stall_timeout_s=STALL_S) as view:
+        async with viewing(server.url("cam"), stall_timeout_s=stall_s) as view:
             assert await view.end() is code
-        assert time.monotonic() - started_at < STALL_S + 1
+        assert time.monotonic() - started_at < stall_s + BUSY_S
         assert view.seen == []
         server.set_fault("cam", "ok")
         async with viewing(server.url("cam")) as view:
@@ -395,16 +400,17 @@ BROKEN = {SourceErrorCode.READ_TIMEOUT, SourceErrorCode.END_OF_STREAM, SourceErr
 async def test_a_camera_that_fails_while_it_runs_has_its_code(
     clips: Mapping[str, Clip], name: str, fault: str, codes: set[SourceErrorCode]
 ) -> None:
-    async with serving(clips[name]) as server, viewing(server.url("cam"), stall_timeout_s=STALL_S) as view:
+    stall_s = STALL_S if codes & TIMEOUTS else PATIENT_S
+    async with serving(clips[name]) as server, viewing(server.url("cam"), stall_timeout_s=stall_s) as view:
         await view.frames(5)
         failed_at = time.monotonic()
         server.set_fault("cam", fault)
         assert await view.end() in codes
         assert view.ended_at is not None
         took_s = view.ended_at - failed_at
-        assert took_s < STALL_S + 0.6
+        assert took_s < stall_s + BUSY_S
         if codes == {SourceErrorCode.READ_TIMEOUT}:
-            assert took_s > STALL_S - 0.2
+            assert took_s > stall_s - 0.2
 
 
 async def test_a_stall_over_udp_times_out(clips: Mapping[str, Clip]) -> None:
@@ -418,7 +424,7 @@ async def test_a_stall_over_udp_times_out(clips: Mapping[str, Clip]) -> None:
 
 
 async def test_a_pause_shorter_than_the_stall_timeout_is_bridged(clips: Mapping[str, Clip]) -> None:
-    async with serving(clips["h264"]) as server, viewing(server.url("cam"), stall_timeout_s=1.4) as view:
+    async with serving(clips["h264"]) as server, viewing(server.url("cam"), stall_timeout_s=3.0) as view:
         await view.frames(3)
         server.set_fault("cam", "stall")
         # The picture that the parser still held comes out when reading has timed out for the first time.
@@ -477,11 +483,12 @@ async def test_a_sender_report_dates_the_frames(clips: Mapping[str, Clip]) -> No
     behind_s = 10.0
     async with RtspServer(wall=lambda: time.time() - behind_s) as server:
         server.add_camera("cam", clips["mjpeg"])
+        opened_utc = time.time()
         async with viewing(server.url("cam")) as view:
             seen = await view.frames(10)
             now_utc = time.time()
     assert seen[-1].times.clock == "rtcp"
-    assert now_utc - seen[-1].times.captured_utc == pytest.approx(behind_s, abs=0.3)
+    assert opened_utc - 0.3 <= seen[-1].times.captured_utc + behind_s <= now_utc + 0.3
 
 
 @pytest.mark.parametrize("fault", ["skew=7200", "skew=-7200", "jump=3600", "jump=-3600"])
@@ -492,7 +499,7 @@ async def test_a_date_that_cannot_be_is_replaced_by_the_arrival(clips: Mapping[s
             await wait_until(lambda: view.seen and view.seen[-1].times.clock == "rtcp")
             server.set_fault("skewed", fault)
             await wait_until(lambda: view.seen[-1].times.clock == "arrival")
-            assert abs(time.time() - view.seen[-1].times.captured_utc) < 2.0
+            assert abs(time.time() - view.seen[-1].times.captured_utc) < 30.0
 
 
 @pytest.mark.parametrize(
@@ -511,7 +518,7 @@ async def test_a_camera_that_shows_nothing_has_its_code(
 ) -> None:
     async with serving(clips["h264"]) as server:
         server.set_fault("cam", fault)
-        async with viewing(server.url("cam"), stall_timeout_s=STALL_S) as view:
+        async with viewing(server.url("cam"), stall_timeout_s=STALL_S if code in TIMEOUTS else PATIENT_S) as view:
             assert await view.end() is code
         assert view.seen == []
 
@@ -539,17 +546,15 @@ async def test_a_reader_that_is_too_slow_sheds_its_lag_and_says_so(clips: Mappin
 
 
 async def test_an_interrupt_ends_a_running_and_a_silent_source_quietly(clips: Mapping[str, Clip]) -> None:
-    async with serving(clips["h264"]) as server, viewing(server.url("cam"), stall_timeout_s=1.0) as view:
-        await view.frames(3)
-        view.source.interrupt()
-        assert await view.end() is None
-    async with serving(clips["h264"]) as server, viewing(server.url("cam"), stall_timeout_s=1.0) as view:
-        await view.frames(3)
-        server.set_fault("cam", "stall")
-        view.source.interrupt()
-        started_at = time.monotonic()
-        assert await view.end() is None
-        assert time.monotonic() - started_at < 0.9
+    stall_s = 2.0
+    for fault in ("ok", "stall"):
+        async with serving(clips["h264"]) as server, viewing(server.url("cam"), stall_timeout_s=stall_s) as view:
+            await view.frames(3)
+            server.set_fault("cam", fault)
+            view.source.interrupt()
+            started_at = time.monotonic()
+            assert await view.end() is None
+            assert time.monotonic() - started_at < 0.95 * stall_s  # silence is looked up from in half of that
 
 
 def _held() -> tuple[int, int]:
@@ -563,7 +568,7 @@ def _resident_bytes() -> int:
 
 async def test_opening_again_and_again_leaves_nothing_behind(clips: Mapping[str, Clip]) -> None:
     def read_one(url: str) -> None:
-        source = PyavSource(SourceRequest(camera_id="cam", url=url, stall_timeout_s=5.0))
+        source = PyavSource(SourceRequest(camera_id="cam", url=url, stall_timeout_s=PATIENT_S))
         frames = source.frames()
         with contextlib.suppress(SourceError):
             next(frames)
@@ -589,10 +594,10 @@ async def test_opening_again_and_again_leaves_nothing_behind(clips: Mapping[str,
 
 async def test_a_decoder_has_no_threads_of_its_own(clips: Mapping[str, Clip]) -> None:
     async with serving(clips["av1"]) as server:
-        before = _held()[1]
+        before = set(os.listdir("/proc/self/task"))
         async with viewing(server.url("cam")) as view:
             await view.frames(5)
-            assert _held()[1] == before + 1
+            assert len(set(os.listdir("/proc/self/task")) - before) == 1  # one of before may just be ending
 
 
 async def test_the_doctor_passes_a_healthy_camera_and_finds_what_ails_others(clips: Mapping[str, Clip]) -> None:
@@ -610,5 +615,5 @@ async def test_the_doctor_passes_a_healthy_camera_and_finds_what_ails_others(cli
         assert await ail("ok") == ([], None)
         assert await ail("ok", password="wrong-wrong") == (["auth"], SourceErrorCode.AUTH_FAILED)
         assert await ail("missing") == (["sdp"], SourceErrorCode.NOT_FOUND)
-        assert await ail("mute", timeout_s=0.9) == (["rtsp"], SourceErrorCode.CONNECT_TIMEOUT)
-        assert await ail("stall", timeout_s=0.9) == (["first_packet"], SourceErrorCode.READ_TIMEOUT)
+        assert await ail("mute", timeout_s=1.5) == (["rtsp"], SourceErrorCode.CONNECT_TIMEOUT)
+        assert await ail("stall", timeout_s=1.5) == (["first_packet"], SourceErrorCode.READ_TIMEOUT)

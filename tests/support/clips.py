@@ -23,7 +23,7 @@ def write_test_clip(
     codec: Codec = "h264",
     width: int = 320,
     height: int = 240,
-    fps: int = 10,
+    fps: int | Fraction = 10,
     seconds: float = 2.0,
     gop: int = 10,
     b_frames: int = 0,

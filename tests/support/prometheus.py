@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.support.ports import free_port
 from tests.support.wait import wait_in_thread
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +82,7 @@ class PrometheusProcess:
         self.url = ""
 
     def __enter__(self) -> PrometheusProcess:
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         self.url = f"http://{address}"
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
@@ -154,10 +154,3 @@ class PrometheusProcess:
             return self._http.get(f"{self.url}/-/ready").status_code == 200
         except httpx.TransportError:
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

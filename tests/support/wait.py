@@ -29,7 +29,7 @@ async def wait_until(
         await asyncio.sleep(every_s)
 
 
-def wait_in_thread(condition: Callable[[], T], timeout_s: float = 10.0, *, what: str = "", every_s: float = 0.002) -> T:
+def wait_in_thread(condition: Callable[[], T], timeout_s: float = 20.0, *, what: str = "", every_s: float = 0.002) -> T:
     """`wait_until` for tests without an event loop."""
     deadline = time.monotonic() + timeout_s
     while True:

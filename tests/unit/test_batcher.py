@@ -224,7 +224,7 @@ async def test_a_device_that_a_camera_found_lost_ends_the_batcher_though_no_fram
         await asyncio.sleep(0)
         b.batcher.mailbox.device_lost(DeviceLost("the GPU fell off the bus"))
         with pytest.raises(BaseException) as caught:
-            await asyncio.wait_for(b.task, 5)
+            await asyncio.wait_for(b.task, 20)
         error: BaseException = caught.value
         while hasattr(error, "exceptions"):
             error = error.exceptions[0]

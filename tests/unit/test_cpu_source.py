@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -365,7 +366,7 @@ def test_a_file_plays_in_real_time_and_again_after_its_end(make_source: MakeSour
     for _ in range(2):
         started_at = time.monotonic()
         numbers, _, error = play(make_source("file:clip.mp4"))
-        assert 0.4 <= time.monotonic() - started_at < 3
+        assert 0.4 <= time.monotonic() - started_at < 20
         assert numbers == list(range(10))
         assert error.message == "clip.mp4 was played to its end"
 
@@ -384,11 +385,11 @@ def test_keyframes_suffice_for_a_slow_pace(make_source: MakeSource, tmp_path: Pa
     assert numbers == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25]
     assert source.stats.skipped == 16
     # None of them waits in the decoder for the next one.
-    assert all(frame.times.decoded_at - frame.times.arrived_at < 0.09 for frame in frames[-3:])
+    assert all(one.times.decoded_at <= after.times.arrived_at for one, after in itertools.pairwise(frames[-4:]))
 
 
 def test_an_interrupted_file_ends_quietly_in_the_middle_of_a_wait(make_source: MakeSource, tmp_path: Path) -> None:
-    write_test_clip(tmp_path / "clip.mp4", fps=1, gop=1, seconds=5)
+    write_test_clip(tmp_path / "clip.mp4", fps=Fraction(1, 9), gop=1, seconds=18)
     source = make_source("file:clip.mp4")
     seen: list[float] = []
 
@@ -400,10 +401,10 @@ def test_an_interrupted_file_ends_quietly_in_the_middle_of_a_wait(make_source: M
 
     thread = threading.Thread(target=read)
     thread.start()
-    thread.join(5)
+    thread.join(20)
     assert not thread.is_alive()
     assert len(seen) == 2
-    assert seen[1] - seen[0] < 0.9
+    assert seen[1] - seen[0] < 8  # the next frame is due after 9 seconds
 
 
 def test_a_source_that_was_interrupted_or_closed_before_does_not_connect(make_source: MakeSource) -> None:

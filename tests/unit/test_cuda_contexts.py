@@ -380,7 +380,7 @@ async def test_a_lost_device_reaches_every_batch_and_closing_still_ends(cuda: Ho
     batches = [detect(detector, pictures) for _ in range(6)]
     answers = await asyncio.gather(*batches, return_exceptions=True)
     assert all(isinstance(answer, DeviceLost) for answer in answers)
-    await asyncio.wait_for(detector.aclose(), 4.0)
+    await asyncio.wait_for(detector.aclose(), 20)
     await wait_until(lambda: not any(thread.is_alive() for thread in threads))
     assert cuda.engine.closed
 

@@ -36,6 +36,7 @@ class ScriptedSource:
     def __init__(self, steps: Sequence[StreamStep] = (), *, error: Exception | None = None, hang: bool = False) -> None:
         self.surface = SyntheticSurface(width=640, height=480, at_s=0)
         self.closed = threading.Event()
+        self.gave_up = False  # nobody interrupted it
         self.request: SourceRequest | None = None
         self._steps = steps
         self._error = error
@@ -54,7 +55,7 @@ class ScriptedSource:
         for step in self._steps:
             self._on_step(step)
         if self._hang:
-            self._interrupted.wait(10)
+            self.gave_up = not self._interrupted.wait(20)
             return
         if self._error is not None:
             raise self._error
@@ -173,7 +174,7 @@ async def test_a_dropped_connection_fails_at_tcp() -> None:
             caller.setblocking(False)
             caller.connect_ex(full.getsockname())
         url = f"rtsp://127.0.0.1:{full.getsockname()[1]}/x"
-        diagnosis = await diagnose(request(url), open_source=ScriptedSource().open, timeout_s=0.6)
+        diagnosis = await diagnose(request(url), open_source=ScriptedSource().open, timeout_s=1.5)
     assert (failing(diagnosis), diagnosis.code) == ("tcp", SourceErrorCode.CONNECT_TIMEOUT)
 
 
@@ -189,7 +190,7 @@ async def test_a_dropped_connection_fails_at_tcp() -> None:
 async def test_what_does_not_speak_rtsp_fails_at_rtsp(answer: bytes | None, code: SourceErrorCode) -> None:
     async with answering(answer) as port:
         diagnosis = await diagnose(
-            request(f"rtsp://127.0.0.1:{port}/x"), open_source=ScriptedSource().open, timeout_s=0.6
+            request(f"rtsp://127.0.0.1:{port}/x"), open_source=ScriptedSource().open, timeout_s=1.5
         )
     assert (failing(diagnosis), diagnosis.code) == ("rtsp", code)
 
@@ -264,10 +265,16 @@ async def test_a_failing_stream_fails_at_the_step_it_did_not_reach(
 )
 async def test_the_time_is_bounded_and_the_source_interrupted(reached: int, code: SourceErrorCode, step: Step) -> None:
     source = ScriptedSource(ALL_STEPS[:reached], hang=True)
-    started_at = time.monotonic()
+
+    def clock() -> float:
+        # The time is nearly up as soon as the source is asked: what comes before has enough of it on any machine.
+        return time.monotonic() + (14.5 if source.request is not None else 0.0)
+
     async with answering(OPTIONS_OK) as port:
-        diagnosis = await diagnose(request(f"rtsp://127.0.0.1:{port}/x"), open_source=source.open, timeout_s=0.3)
-    assert time.monotonic() - started_at < 2
+        diagnosis = await diagnose(
+            request(f"rtsp://127.0.0.1:{port}/x"), open_source=source.open, timeout_s=15.0, clock=clock
+        )
+    assert not source.gave_up
     assert (failing(diagnosis), diagnosis.code) == (step, code)
     await wait_until(source.closed.is_set)
 

@@ -43,7 +43,7 @@ def publish(
 
 
 async def take(subscription: Subscription, count: int) -> list[Any]:
-    return [json.loads(await asyncio.wait_for(subscription.next(), 5)) for _ in range(count)]
+    return [json.loads(await asyncio.wait_for(subscription.next(), 20)) for _ in range(count)]
 
 
 async def test_a_published_result_is_counted_measured_and_kept() -> None:

@@ -75,7 +75,7 @@ async def test_a_driver_that_hangs_delays_neither_the_service_nor_its_end(data_d
         async with running_service(data_dir, Hanging(make_gpu())) as service:
             await wait_until(reading.is_set)
             began = time.monotonic()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15  # a reading takes 30
         assert (service.state, service.samples.gpus) == ("stopped", ())
     finally:
         go_on.set()

@@ -79,7 +79,7 @@ async def test_a_context_that_cannot_be_freed_does_not_keep_what_all_share() -> 
     freed = threading.Event()
     runners = [ScriptedRunner(RuntimeError("cannot be freed")), ScriptedRunner()]
     detector = PooledDetector[SyntheticSurface](INFO, runners, name="cpu-pool", on_closed=freed.set)
-    await asyncio.wait_for(detector.aclose(), 5)
+    await asyncio.wait_for(detector.aclose(), 20)
     assert freed.is_set()
 
 
@@ -94,6 +94,6 @@ async def test_a_thread_that_finds_no_device_fails_its_batches_and_still_ends() 
     )
     for _ in range(2):
         with pytest.raises(DeviceLost, match="the device is gone"):
-            await asyncio.wait_for(detector.detect([make_frame()], min_scores=[0.5]), 5)
-    await asyncio.wait_for(detector.aclose(), 5)
+            await asyncio.wait_for(detector.detect([make_frame()], min_scores=[0.5]), 20)
+    await asyncio.wait_for(detector.aclose(), 20)
     assert freed.is_set()

@@ -331,7 +331,7 @@ async def test_a_collector_that_hangs_does_not_hold_up_the_end(
         tracing.sources(lambda request: ScriptedSource([]))(REQUEST).close()
         began_at = time.monotonic()
         await tracing.aclose()
-        assert time.monotonic() - began_at < CLOSE_S + 1
+        assert CLOSE_S - 0.1 < time.monotonic() - began_at < 3.9  # the exporter's own time-out is 4 s
         assert "the last spans could not be sent" in caplog.text
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     # It gives up once the socket is gone.

@@ -17,7 +17,8 @@ from app.logs import configure_logging, forget_secret, register_secret
 from app.watchdog import LoopWatchdog
 from tests.support.wait import wait_in_thread, wait_until
 
-QUICK: dict[str, Any] = {"every_s": 0.01, "patience_s": 0.05}
+# A busy machine alone must not be taken for a stall.
+QUICK: dict[str, Any] = {"every_s": 0.01, "patience_s": 0.2}
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def stall(watchdog: LoopWatchdog, stalls: int = 1) -> None:
             looking.start()
             stand_still_until(seen)
             looking.join()
-            await wait_until(lambda: watchdog.stats.lag_s < 0.05, what="the loop has answered again")
+            await wait_until(lambda: watchdog.stats.lag_s < 0.1, what="the loop has answered again")
         watchdog.stop()
 
     uvloop.run(main())
@@ -61,7 +62,7 @@ def test_a_stall_is_counted_and_logged_with_the_loop_s_stack_first_and_its_lengt
     stall(watchdog)
     lines = log.getvalue()
     assert watchdog.stats.stalls == 1
-    assert watchdog.stats.longest_stall_s >= 0.05
+    assert watchdog.stats.longest_stall_s >= 0.2
     assert lines.count("the event loop has not answered for") == 1
     assert lines.count("the event loop answers again after") == 1
     stacks = lines.split("the event loop's thread MainThread:")[1]
@@ -104,7 +105,7 @@ def test_no_secret_is_in_the_stacks(log: io.StringIO) -> None:
 
 def test_a_loop_that_never_answers_ends_the_process_once(log: io.StringIO) -> None:
     ended = threading.Event()
-    watchdog = LoopWatchdog(give_up_s=0.1, on_hung=ended.set, **QUICK)
+    watchdog = LoopWatchdog(give_up_s=0.25, on_hung=ended.set, **QUICK)
 
     async def main() -> None:
         watchdog.start()
@@ -112,7 +113,7 @@ def test_a_loop_that_never_answers_ends_the_process_once(log: io.StringIO) -> No
 
     asyncio.run(main())
     watchdog.stop()
-    assert "the event loop has not answered for 0.1 s: the process ends" in log.getvalue()
+    assert "the event loop has not answered for 0.25 s: the process ends" in log.getvalue()
 
 
 def test_a_log_that_blocks_does_not_keep_the_watchdog_from_giving_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +126,7 @@ def test_a_log_that_blocks_does_not_keep_the_watchdog_from_giving_up(monkeypatch
 
     blocked = Blocked()
     logging.getLogger("vidette.watchdog").addHandler(blocked)
-    watchdog = LoopWatchdog(give_up_s=0.1, on_hung=ended.set, **QUICK)
+    watchdog = LoopWatchdog(give_up_s=0.25, on_hung=ended.set, **QUICK)
 
     async def main() -> None:
         watchdog.start()
