@@ -133,7 +133,8 @@ async def test_a_running_camera_s_status_is_complete(shared: RunningApp) -> None
         status = (await shared.camera("gate-1"))["status"]
         return status if status["measured_fps"] == pytest.approx(50, rel=0.3) else None
 
-    status: Any = await wait_until(measured, what="its 50 frames a second are measured")  # a busy machine adds some jitter
+    # A busy machine adds some jitter.
+    status: Any = await wait_until(measured, what="its 50 frames a second are measured")
     assert status["state"] == "running"
     assert (status["error"], status["retry_in_s"], status["restarts"]) == (None, None, 0)
     assert (status["decoder"], status["codec"], status["width"], status["height"]) == (

@@ -23,7 +23,7 @@ from app.connections import MAX_HEADER_BYTES, Connections
 from app.types import BgrImage
 from tests.support.app import API, RunningApp, StartApp
 from tests.support.fakes import CrowdDetector
-from tests.support.serve_process import ServeProcess
+from tests.support.serve_process import SETTLED, ServeProcess
 from tests.support.wait import wait_in_thread, wait_until
 
 HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -319,7 +319,7 @@ def test_idle_connections_by_the_hundred_hold_nobody_up_and_are_gone_again(tmp_p
 
 def test_a_camera_without_a_descriptor_says_so_and_recovers(tmp_path: Path) -> None:
     with (
-        ServeProcess(tmp_path / "data", environ={"VIDETTE_BACKEND__DEVICE": "cpu"}) as service,
+        ServeProcess(tmp_path / "data", environ={**SETTLED, "VIDETTE_BACKEND__DEVICE": "cpu"}) as service,
         socket.create_server(("127.0.0.1", 0)) as camera,
     ):
         url = f"rtsp://127.0.0.1:{camera.getsockname()[1]}/x"

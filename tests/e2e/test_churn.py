@@ -11,7 +11,7 @@ import pytest
 
 from app.simulator.process import SimulatorProcess
 from tests.support.clips import write_test_clip
-from tests.support.serve_process import ServeProcess
+from tests.support.serve_process import SETTLED, ServeProcess
 from tests.support.wait import wait_in_thread
 
 pytestmark = pytest.mark.alone
@@ -29,8 +29,8 @@ def come_and_go(service: ServeProcess, url: str, times: int) -> None:
 
 
 def test_a_hundred_cameras_that_come_and_go_leave_no_thread_file_or_memory(tmp_path: Path) -> None:
-    clip = write_test_clip(tmp_path / "clip.mp4", width=640, height=360, fps=25, seconds=2, gop=5)
-    with SimulatorProcess([clip], cameras=2) as simulator, ServeProcess(tmp_path / "data") as service:
+    clip = write_test_clip(tmp_path / "clip.mp4", width=640, height=360, fps=25, seconds=2, gop=1)
+    with SimulatorProcess([clip], cameras=2) as simulator, ServeProcess(tmp_path / "data", environ=SETTLED) as service:
         service.register(id="resident", url=simulator.url("cam0"))
         service.wait_running("resident")
         come_and_go(service, simulator.url("cam1"), 20)  # pools and caches fill once

@@ -12,7 +12,7 @@ import pytest
 from app.backends.select import probe_cpu
 from app.simulator.process import SimulatorProcess
 from tests.support.clips import write_test_clip
-from tests.support.serve_process import ROOT, ServeProcess
+from tests.support.serve_process import ROOT, SETTLED, ServeProcess
 from tests.support.wait import wait_in_thread
 
 pytestmark = [pytest.mark.alone, pytest.mark.skipif(not probe_cpu().available, reason=probe_cpu().reason)]
@@ -35,7 +35,7 @@ def published(service: ServeProcess) -> int:
 
 
 def test_a_running_model_needs_its_file_no_more(tmp_path: Path, models: Path, simulator: SimulatorProcess) -> None:
-    data_dir, environ = tmp_path / "data", {"VIDETTE_MODELS_DIR": str(models)}
+    data_dir, environ = tmp_path / "data", {**SETTLED, "VIDETTE_MODELS_DIR": str(models)}
     with ServeProcess(data_dir, environ=environ) as service:
         service.register(id="a", url=simulator.url("cam0"))
         service.wait_running("a")

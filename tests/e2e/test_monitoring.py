@@ -25,7 +25,7 @@ from tests.support.prometheus import (
     promtool,
     shipped_config,
 )
-from tests.support.serve_process import ServeProcess
+from tests.support.serve_process import SETTLED, ServeProcess
 from tests.support.wait import wait_in_thread
 
 pytestmark = needs_prometheus
@@ -101,7 +101,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, gpu_target: str) -> Iterator
     (folder / "prometheus").mkdir()
     clip = render_clip(folder / "street.mp4", "street", seconds=4)
     options = ("--cameras.backoff_max_s", "1")
-    environ = {"VIDETTE_METRICS__TOKEN": TOKEN}
+    environ = {**SETTLED, "VIDETTE_METRICS__TOKEN": TOKEN}
     with (
         SimulatorProcess() as simulator,
         ServeProcess(folder / "data", *options, environ=environ) as service,

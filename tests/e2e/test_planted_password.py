@@ -26,7 +26,7 @@ from websockets.sync.client import connect
 from app.simulator.process import ProcessOptions, SimulatorProcess
 from tests.support.clips import write_test_clip
 from tests.support.ports import free_port
-from tests.support.serve_process import ServeProcess
+from tests.support.serve_process import SETTLED, ServeProcess
 from tests.support.wait import wait_in_thread
 
 pytestmark = pytest.mark.alone
@@ -168,9 +168,9 @@ def provoke(witness: Witness, camera_id: str, body: dict[str, Any]) -> None:
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_planted_password_is_found_nowhere(form: str, tmp_path: Path, simulator: SimulatorProcess) -> None:
     data_dir = tmp_path / "data"
-    environ = {"VIDETTE_LOG__LEVEL": "debug", "VIDETTE_LOG__FORMAT": form, "OTEL_TRACES_EXPORTER": "console"}
+    own = {"VIDETTE_LOG__LEVEL": "debug", "VIDETTE_LOG__FORMAT": form, "OTEL_TRACES_EXPORTER": "console"}
     options = ("--config", str(configured(tmp_path, simulator)), "--metrics.token", TOKEN)
-    with ServeProcess(data_dir, *options, environ=environ) as service, closing(Witness(service)) as witness:
+    with ServeProcess(data_dir, *options, environ={**SETTLED, **own}) as service, closing(Witness(service)) as witness:
         wanted = cameras(simulator)
         taken = {"by-file"}
         for camera_id, body in wanted.items():

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 from app.simulator.process import SimulatorProcess
 from tests.support.clips import write_test_clip
-from tests.support.serve_process import ServeProcess
+from tests.support.serve_process import SETTLED, ServeProcess
 from tests.support.wait import wait_in_thread
 
 pytestmark = pytest.mark.alone
@@ -109,7 +109,7 @@ def stop_twice(service: ServeProcess) -> float:
 
 
 def test_a_stop_under_full_load_is_clean_and_quick(tmp_path: Path, simulator: SimulatorProcess) -> None:
-    with ServeProcess(tmp_path / "data") as service:
+    with ServeProcess(tmp_path / "data", environ=SETTLED) as service:
         for number in range(6):
             service.register(id=f"cam{number}", url=simulator.url(f"cam{number}"))
         service.wait_running("cam0", "cam1", "cam2", "cam3")

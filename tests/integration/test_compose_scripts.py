@@ -18,7 +18,7 @@ from app.settings import load_settings
 from app.simulator.scenes import DEMO_SCENES
 from deploy.compose import first_start
 from tests.support.ports import free_port
-from tests.support.serve_process import ServeProcess
+from tests.support.serve_process import SETTLED, ServeProcess
 from tests.support.wait import wait_in_thread
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,9 +77,9 @@ def test_service_takes_the_admin_token_from_its_file(volumes: Path) -> None:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
     folder = tmp_path_factory.mktemp("service")
-    environ = {"VIDETTE_AUTH__MODE": "token", "VIDETTE_AUTH__ADMIN_TOKEN_FILE": str(folder / "admin_token")}
+    auth = {"VIDETTE_AUTH__MODE": "token", "VIDETTE_AUTH__ADMIN_TOKEN_FILE": str(folder / "admin_token")}
     (folder / "admin_token").write_text(TOKEN)
-    with ServeProcess(folder / "data", environ=environ, token=TOKEN) as running:
+    with ServeProcess(folder / "data", environ={**SETTLED, **auth}, token=TOKEN) as running:
         yield running
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from app.simulator.process import SimulatorProcess
 from tests.support.clips import write_test_clip
-from tests.support.serve_process import ROOT, ServeProcess
+from tests.support.serve_process import ROOT, SETTLED, ServeProcess
 from tests.support.wait import wait_in_thread
 
 pytestmark = pytest.mark.alone
@@ -60,7 +60,7 @@ def test_the_service_writes_below_data_dir_alone(tmp_path: Path, simulator: Simu
     cwd = tmp_path / "cwd"
     cwd.mkdir()
     data_dir = tmp_path / "data"
-    environ = {**places, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)}
+    environ = {**SETTLED, **places, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)}
     watched = [*map(Path, places.values()), cwd, ROOT / "models", ROOT / "app"]
     before = snapshot(*watched)
     options = ("--backend.device", "cpu", "--models_dir", str(ROOT / "models"))
