@@ -318,8 +318,10 @@ def test_idle_connections_by_the_hundred_hold_nobody_up_and_are_gone_again(tmp_p
 
 
 def test_a_camera_without_a_descriptor_says_so_and_recovers(tmp_path: Path) -> None:
+    environ = {**SETTLED, "VIDETTE_BACKEND__DEVICE": "cpu"}
+    impatient = ("--cameras.stall_timeout_s", "1", "--cameras.backoff_max_s", "1")
     with (
-        ServeProcess(tmp_path / "data", environ={**SETTLED, "VIDETTE_BACKEND__DEVICE": "cpu"}) as service,
+        ServeProcess(tmp_path / "data", *impatient, environ=environ) as service,
         socket.create_server(("127.0.0.1", 0)) as camera,
     ):
         url = f"rtsp://127.0.0.1:{camera.getsockname()[1]}/x"

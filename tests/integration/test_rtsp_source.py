@@ -266,7 +266,8 @@ async def test_a_description_that_is_no_use_has_its_code(media: str, code: Sourc
                 writer.write(head)
         writer.close()
 
-    async with listening(serve) as url, viewing(url) as view:
+    # Longer than any machine takes to answer: what is later than half of this is a time-out.
+    async with listening(serve) as url, viewing(url, stall_timeout_s=2.0) as view:
         assert await view.end() is code, view.error
 
 

@@ -321,7 +321,7 @@ async def test_udp_client_is_told_goodbye_too(server: RtspServer) -> None:
 
 
 async def test_audio_stalls_and_says_goodbye_with_the_video(shelf: ClipShelf) -> None:
-    async with RtspServer() as server:
+    async with RtspServer(ServerOptions(report_interval_s=0.05)) as server:
         server.add_camera("cam0", shelf.get(), audio_first=True)
         async with raw_client(server.url("cam0")) as client:
             await client.ask("SETUP", {"Transport": "RTP/AVP/TCP;unicast;interleaved=0-1"}, track="/trackID=1")
