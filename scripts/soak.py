@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from app.commands.bench import MOST_CAMERAS
 from app.commands.columns import in_columns
 from app.commands.progress import Progress
+from app.commands.scratch import scratch_folder
 from app.errors import AppError, ConfigError
 from app.measure.chaos.cases import chosen
 from app.measure.chaos.drift import Drift, drifts
@@ -53,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     except AppError as exc:
         print(f"soak: {exc}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     machine, found = this_machine(), drifts(run)
     text = f"{as_text(run)}\n\n{_table(found)}"
     if arguments.out is not None:
@@ -87,10 +89,10 @@ def _run(arguments: argparse.Namespace) -> ChaosRun:
         clients=arguments.clients,
         seed=arguments.seed,
     )
-    with tempfile.TemporaryDirectory(prefix="vidette-soak-") as folder, Progress() as progress:
+    with scratch_folder("soak") as folder, Progress() as progress:
         return run_chaos(
             options,
-            Path(folder),
+            folder,
             on_stage=lambda name, seconds: progress.step(name, total=seconds or None),
             on_tick=progress.done,
         )

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from app.commands.progress import Progress
+from app.commands.scratch import scratch_folder
 from app.errors import AppError, ConfigError
 from app.logs import configure_logging
 from app.measure.load import MOST_FPS
@@ -58,8 +58,8 @@ def bench(arguments: argparse.Namespace) -> int:
     """
     _check(arguments)
     configure_logging("error")
-    with tempfile.TemporaryDirectory(prefix="vidette-bench-") as folder, Progress() as progress:
-        result, text = _measurement(arguments)(arguments, Path(folder), progress)
+    with scratch_folder("bench") as folder, Progress() as progress:
+        result, text = _measurement(arguments)(arguments, folder, progress)
     if arguments.out is not None:
         _write(arguments.out, result)
     print(json.dumps(result, indent=2) if arguments.json else text)

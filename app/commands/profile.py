@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.commands.clips import render_clip
 from app.commands.progress import Progress
+from app.commands.scratch import scratch_folder
 from app.errors import AppError, ConfigError
 from app.logs import configure_logging
 from app.measure.machine import this_machine
@@ -57,9 +57,9 @@ def profile(arguments: argparse.Namespace) -> int:
 
     configure_logging("error")
     session = comparison = None
-    with tempfile.TemporaryDirectory(prefix="vidette-profile-") as folder, Progress() as progress:
+    with scratch_folder("profile") as folder, Progress() as progress:
         if not arguments.postprocess or arguments.comprehensive:
-            session = _measured(arguments, Path(folder), progress)
+            session = _measured(arguments, folder, progress)
         if arguments.postprocess or arguments.comprehensive:
             progress.step("measuring postprocessing, beside a loop over anchors")
             comparison = compare_postprocessing()

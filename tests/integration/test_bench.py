@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.clips import write_test_clip
 from tests.support.command import run_command
 
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 2.0
 
 
@@ -138,3 +144,23 @@ def test_overload_tells_shares_ages_and_the_api_s_answers(tmp_path: Path, capsys
         assert run["levels"] == {"full": 4}
     synthetic = report["figures"]["synthetic.overload"]["samples"][0]
     assert synthetic > 1.5
+
+
+def test_a_terminated_bench_leaves_no_process_and_no_folder_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "app", "bench", "--faults", "stall", "--cameras", "2", "--seconds", "60"]
+    work = tmp_path / "work"
+    work.mkdir()
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "TMPDIR": str(work)}, stderr=subprocess.PIPE, text=True
+    ) as bench:
+        assert bench.stderr is not None
+        assert next((line for line in bench.stderr if "undisturbed" in line), None), "it never came to its cameras"
+        children = psutil.Process(bench.pid).children(recursive=True)
+        bench.send_signal(signal.SIGTERM)
+        assert bench.wait(30) == 130
+    assert len(children) >= 3, "the service and the cameras"
+    _gone, alive = psutil.wait_procs(children, timeout=10)
+    for child in alive:
+        child.kill()
+    assert not alive
+    assert not list(work.iterdir())

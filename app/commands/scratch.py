@@ -1,0 +1,24 @@
+"""Where a command that measures works, and how it leaves."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def scratch_folder(command: str) -> Iterator[Path]:
+    """A folder that goes with the block, as all that the block opened does, also where SIGTERM ends the command.
+
+    Left alone, SIGTERM (`timeout 60 vidette bench`, a CI job that is cancelled) ends Python at once, and the service
+    and the cameras that were started run on. Here it raises `KeyboardInterrupt`, as Ctrl-C does. Main thread only.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"vidette-{command}-") as folder:
+            yield Path(folder)
+    finally:
+        signal.signal(signal.SIGTERM, before)
