@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeAlias
 
 from app.cameras.backoff import Backoff
-from app.cameras.gate import RateGate
+from app.cameras.gate import RateGate, StreamTime
 from app.cameras.lane import Lane
 from app.cameras.ledger import DropReason
 from app.cameras.motion import MotionGate, MotionState
@@ -79,6 +79,7 @@ class Reader(Generic[S]):
         self._clock = clock
         self._wall = wall
         self._log = camera_logger(request.camera_id)
+        self._time = StreamTime()
         self._gate = RateGate()
         self._overload_gate = RateGate()
         self._motion = MotionGate()
@@ -130,6 +131,7 @@ class Reader(Generic[S]):
     def _attempt(self) -> tuple[SourceError | None, float]:
         """One connection, from opening to its end: why it ended and how long to wait. No error: it was stopped."""
         running_at: float | None = None
+        self._time = StreamTime()
         self._motion, self._lane.motion = MotionGate(), None
         try:
             source = self._source = self._open_source(self._request)
@@ -185,7 +187,7 @@ class Reader(Generic[S]):
         spent_s = time.thread_time()
         lane.cpu_s += spent_s - self._spent_s
         self._spent_s = spent_s
-        at_s = frame.pts_s if frame.pts_s is not None else times.arrived_at
+        at_s = self._time.of(frame.pts_s, times.arrived_at)
         try:
             unwanted: DropReason | None = None
             if not self._gate.admits(at_s, settings.max_fps):

@@ -23,7 +23,7 @@ import trustme
 
 from app.backends.ffmpeg.source import PyavSource
 from app.cameras.doctor import diagnose
-from app.cameras.source import SourceRequest
+from app.cameras.source import DecodeEffort, SourceRequest
 from app.errors import SourceError, SourceErrorCode
 from app.simulator.auth import AuthScheme
 from app.simulator.clip import Clip, load_clip
@@ -464,6 +464,20 @@ async def test_a_new_picture_size_goes_on_and_is_told(clips: Mapping[str, Clip])
     sizes = [(seen.info.width, seen.info.height) for seen in view.seen if seen.info]
     assert {size for size, _ in itertools.groupby(sizes)} == {(192, 128), (256, 144)}
     assert len(list(itertools.groupby(sizes))) == 2
+
+
+async def test_a_camera_that_sends_no_more_keyframes_is_given_up_rather_than_waited_for(
+    clips: Mapping[str, Clip], tmp_path: Path
+) -> None:
+    once = write_test_clip(tmp_path / "once.mp4", width=192, height=128, fps=FPS, gop=1000, seconds=8)
+    async with serving(clips["h264"]) as server, viewing(server.url("cam"), stall_timeout_s=1.0) as view:
+        server.add_clip(await asyncio.to_thread(load_clip, once))
+        await view.frames(3 * GOP)
+        server.set_fault("cam", "resolution=once")
+        view.source.pace(None, DecodeEffort.KEYFRAMES)
+        assert await view.end() is SourceErrorCode.DECODE_FAILED
+    assert view.error is not None
+    assert "no keyframe" in view.error.message
 
 
 @pytest.mark.parametrize("jump_s", [100.0, -100.0])

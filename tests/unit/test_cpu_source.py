@@ -19,10 +19,13 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+import psutil
 import pytest
 
+from app.backends.ffmpeg.blocks import MAX_BLOCK_BYTES, bound_blocks
 from app.backends.ffmpeg.decoder import FrameDecoder
 from app.backends.ffmpeg.faults import open_failed, read_failed, resolve_failed
+from app.backends.ffmpeg.reader import PacketReader
 from app.backends.ffmpeg.source import PyavSource
 from app.backends.ffmpeg.surface import HostSurface
 from app.backends.ffmpeg.timing import Decode, DecodeGate, LagMeter, Pacer, date_packet
@@ -101,6 +104,22 @@ class TestLag:
         self.read(meter, ((n / FPS, n / FPS + 1.2) for n in range(2000, 2200)))
         assert not shedding(meter)
         self.read(meter, ((n / FPS, n / FPS * 1.02 + 1.2 - 2200 / FPS * 0.02) for n in range(2200, 3220)))
+        assert shedding(meter)
+
+    @pytest.mark.parametrize("rate", [0.9, 0.5, 1 / 90, 0.0, -1.0])
+    def test_a_clock_that_is_slow_or_stands_still_is_taken_for_lag_once(self, rate: float) -> None:
+        meter, skipped = LagMeter(), 0
+        for n in range(FPS * 120):
+            meter.observe(rate * n / FPS, n / FPS)
+            skipped += shedding(meter)
+        assert 0 < skipped <= 1.2 * FPS
+        assert meter.lag_s < 0.01
+
+    def test_a_clock_that_is_right_again_tells_lag_again(self) -> None:
+        meter = LagMeter()
+        self.read(meter, ((n / FPS / 2, n / FPS) for n in range(200)))
+        self.read(meter, ((5 + n / FPS, 10 + n / FPS) for n in range(200)))
+        self.read(meter, ((15 + n / FPS / 2, 20 + n / FPS) for n in range(50)))
         assert shedding(meter)
 
     def test_jumps_of_the_media_clock_are_no_lag(self) -> None:
@@ -192,6 +211,54 @@ def test_a_file_is_played_in_real_time() -> None:
     assert pacer.delay_s(5.0, 100.0) == 0
     assert pacer.delay_s(5.5, 100.1) == pytest.approx(0.4)
     assert pacer.delay_s(6.0, 101.5) == 0
+
+
+class TestKeyframes:
+    """A camera that sends a packet a second, on a clock of the test's; keyframes where the test wants them."""
+
+    def read(self, keys: set[int], *, count: int) -> SourceError | None:
+        now = itertools.count(1000)
+        at = 1000.0
+        packets = [
+            SimpleNamespace(size=9, dts=n, is_keyframe=n in keys, has_sidedata=lambda name: False) for n in range(count)
+        ]
+
+        def demux(video: object) -> Iterator[Any]:
+            nonlocal at
+            for packet in packets:
+                at = float(next(now))
+                yield packet
+
+        stream: Any = SimpleNamespace(
+            camera=CAMERA, patience_s=5.0, video=SimpleNamespace(time_base=1), container=SimpleNamespace(demux=demux)
+        )
+        stop = threading.Event()
+        reader = PacketReader(stream, stall_timeout_s=10.0, opened_at=at, stop=stop, clock=lambda: at)
+        try:
+            for number, packet in enumerate(reader.packets()):
+                if packet.is_keyframe:
+                    reader.progressed()
+                else:
+                    reader.left_out()
+                if number == count - 1:
+                    stop.set()
+        except SourceError as exc:
+            return exc
+        return None
+
+    def test_what_is_left_out_up_to_the_next_one_is_no_failure(self) -> None:
+        assert self.read(set(range(0, 100, 20)), count=100) is None
+
+    def test_one_that_never_comes_is_a_failure_at_last(self) -> None:
+        error = self.read({0, 20, 40}, count=100)
+        assert error is not None
+        assert error.code is SourceErrorCode.DECODE_FAILED
+        assert "has sent no keyframe for 40 seconds" in error.message
+
+    def test_where_only_one_was_ever_seen_three_stall_timeouts_count(self) -> None:
+        error = self.read({0}, count=100)
+        assert error is not None
+        assert "for 30 seconds" in error.message
 
 
 def test_a_late_reader_and_a_jump_in_a_file_start_a_new_count() -> None:
@@ -592,6 +659,17 @@ def test_ffmpeg_itself_reserves_no_memory_for_such_pictures(
     _, frames, error = play(make_source("file:clip.mp4"))
     assert frames == []
     assert (error.code, "320x240" in error.message) == (SourceErrorCode.UNSUPPORTED_CODEC, True)
+
+
+def test_a_picture_that_never_ends_takes_no_more_memory_than_one_block() -> None:
+    bound_blocks()
+    parser, process = av.CodecContext.create("h264", "r"), psutil.Process()
+    parser.parse(b"\0\0\1\x65")
+    before = process.memory_info().rss
+    middle = b"\x55" * (8 << 20)
+    for _ in range(2 * MAX_BLOCK_BYTES // len(middle)):
+        parser.parse(middle)
+    assert process.memory_info().rss - before < 1.25 * MAX_BLOCK_BYTES
 
 
 def test_a_stream_whose_size_changes_with_every_frame_is_followed(make_source: MakeSource, tmp_path: Path) -> None:

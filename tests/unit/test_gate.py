@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cameras.gate import RateGate
+from app.cameras.gate import RateGate, StreamTime
 
 
 def admitted(times: list[float], max_fps: float | None) -> list[float]:
@@ -89,3 +89,16 @@ def test_whatever_the_clock_does_the_gate_opens_again(deltas: list[float], max_f
     interval_s = 1 / max_fps
     later = [at + n * interval_s / 2 for n in range(1, 7)]
     assert any(gate.admits(each, max_fps) for each in later)
+
+
+@pytest.mark.parametrize("rate", [0.9, 1.0, 1.1])
+def test_a_stream_s_own_clock_counts_while_it_goes_about_as_ours(rate: float) -> None:
+    time = StreamTime()
+    assert all(time.of(rate * at, 100 + at) == rate * at for at in stream(25, 10))
+
+
+@pytest.mark.parametrize("rate", [0.0, 1 / 90, 0.4, 10.0, -1.0])
+def test_a_stream_whose_clock_is_of_no_use_is_thinned_by_arrival(rate: float) -> None:
+    time, gate = StreamTime(), RateGate()
+    passed = [gate.admits(time.of(rate * at, 100 + at), 5) for at in stream(25, 22)]
+    assert sum(passed[50:]) == pytest.approx(100, abs=2)

@@ -13,6 +13,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from app.backends.ffmpeg.blocks import bound_blocks
 from app.backends.ffmpeg.faults import open_failed, resolve_failed
 from app.backends.ffmpeg.redirects import redirects_refused
 from app.cameras.handshake import addresses_in, forbidding
@@ -58,6 +59,7 @@ def open_stream(
     redirect is followed to where `request.hosts` lets cameras be, without the credentials if that is another host.
     Raises SourceError.
     """
+    bound_blocks()
     camera = _checked(request)
     for _ in range(_MAX_REDIRECTS + 1):
         opened = _open(request, camera, tls_ca_file=tls_ca_file, clock=clock)

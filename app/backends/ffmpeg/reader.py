@@ -52,6 +52,9 @@ class PacketReader:
         self._time_base = float(stream.video.time_base or 0)
         self._demux: Iterator[VideoPacket] | None = None
         self._packet_at = opened_at
+        self._keys = False  # there was one
+        self._key_at = opened_at
+        self._key_gap_s = 0.0  # the longest between two keyframes so far; 0: not known
         # Connecting may have taken long; the first frame gets at least one look-up's time.
         self._alive_at = max(opened_at, clock() - stall_timeout_s / 2)
 
@@ -98,8 +101,24 @@ class PacketReader:
         return None if packet.dts is None else packet.dts * self._time_base
 
     def progressed(self) -> None:
-        """Take note that the last packet led to a picture, or was left out on purpose."""
+        """Take note that the last packet led to a picture."""
         self._alive_at = max(self._alive_at, self._packet_at)
+
+    def left_out(self) -> None:
+        """Take note that the last packet was left out on purpose. Raises when the keyframe to go on with never comes.
+
+        Never is the stall timeout and twice as long as keyframes were ever apart, or three of the first where only one
+        was seen. A new connection begins with one.
+        """
+        waited_s = self._packet_at - self._key_at
+        least_s = self._stall_timeout_s * (1 if self._key_gap_s else 3)
+        if self._pacer is None and waited_s >= max(least_s, 2 * self._key_gap_s):
+            raise SourceError(
+                SourceErrorCode.DECODE_FAILED,
+                f"{self._stream.camera.address} has sent no keyframe for {waited_s:.0f} seconds, "
+                "and decoding has to begin with one",
+            )
+        self.progressed()
 
     def check_stall(self) -> None:
         """Raise when nothing good came for `stall_timeout_s`."""
@@ -120,6 +139,10 @@ class PacketReader:
         at = self._clock()
         late = self._pacer is None and at - read_at >= 0.9 * self._stream.patience_s
         self._packet_at = read_at if late else at
+        if packet.is_keyframe:
+            if self._keys:
+                self._key_gap_s = max(self._key_gap_s, self._packet_at - self._key_at)
+            self._keys, self._key_at = True, self._packet_at
         if media_s is not None and self._pacer is not None:
             self._stop.wait(self._pacer.delay_s(media_s, at))
             at = self._clock()

@@ -14,8 +14,9 @@ from app.backends.ffmpeg.decoder import FrameDecoder, OpenDecoder, PacketDecoder
 from app.backends.ffmpeg.open import open_stream
 from app.backends.ffmpeg.reader import PacketReader, VideoPacket
 from app.backends.ffmpeg.surface import HostSurface
-from app.backends.ffmpeg.timing import Decode, DecodeGate
+from app.backends.ffmpeg.timing import Arrival, Decode, DecodeGate
 from app.cameras.doctor import StreamStep
+from app.cameras.gate import StreamTime
 from app.cameras.source import DecodeEffort, SourceRequest
 from app.errors import SourceError, SourceErrorCode
 from app.logs import camera_logger
@@ -69,6 +70,7 @@ class FfmpegSource(Generic[S]):
         self._max_fps: float | None = None
         self._effort = DecodeEffort.FULL
         self._gate = DecodeGate()
+        self._time = StreamTime()
         self._reader: PacketReader | None = None
         self._decoder: PacketDecoder[S] | None = None
         self._closed_info: StreamInfo | None = None
@@ -154,14 +156,14 @@ class FfmpegSource(Generic[S]):
                 self._announce("keyframe")
             decode = self._gate.decide(
                 is_key=packet.is_keyframe,
-                media_s=reader.media_s(packet),
+                media_s=self._media_s(packet, reader),
                 max_fps=self._max_fps,
                 shedding=reader.lag.shedding or self._effort is DecodeEffort.KEYFRAMES,
             )
             decoder.spend(self._effort)
         if decode is Decode.SKIP:
             self._skipped += 1
-            reader.progressed()
+            reader.left_out()
             if reader.lag.shedding:
                 self._log.warning("reading fell behind the camera; skipping up to its newest keyframe")
             return
@@ -174,6 +176,10 @@ class FfmpegSource(Generic[S]):
         self._frames += len(frames)
         self._announce("frame")
         yield from _hand_over(frames)
+
+    def _media_s(self, packet: VideoPacket, reader: PacketReader) -> float | None:
+        media_s, arrival = reader.media_s(packet), packet.opaque
+        return media_s if media_s is None or not isinstance(arrival, Arrival) else self._time.of(media_s, arrival.at)
 
     def _announce(self, step: StreamStep) -> None:
         if self._on_step is not None and step not in self._steps:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from app.cameras.gate import RateGate
+from app.cameras.gate import ClockRate, RateGate
 from app.types import Clock, FrameTimes
 
 # Between these two the reader's lag counts as jitter: it is neither shed nor finished shedding.
@@ -132,7 +132,8 @@ class LagMeter:
 
     Lag is the growth of (arrival - media time) over its lowest value so far. `shedding` asks the reader to skip up to
     the live edge: from one second of lag until it is gone, or until skipping does not shorten it any more, since then
-    it was never ours (the camera paused, its clock jumped or drifts).
+    it was never ours (the camera paused, its clock jumped or drifts). A clock that is still slow while nothing is
+    decoded (it counts something else, or stands still) tells no lag until it is right for two seconds.
     """
 
     def __init__(self) -> None:
@@ -146,10 +147,15 @@ class LagMeter:
         self._drift = _DRIFT
         self._half_at = 0.0  # when half of what is shed was last not reached
         self._rise_s = 0.0  # from there to the whole of it
+        self._shed_at = self._shed_media_s = 0.0  # where shedding began
+        self._rate = ClockRate()
 
     def observe(self, media_s: float, at: float) -> None:
         """Take note of a packet's media time and the monotonic time at which it was read."""
         offset = at - media_s
+        rate = self._rate.observe(media_s, at)
+        if self._drift > _MOST_DRIFT and rate is not None and rate >= 1 - _MOST_DRIFT:
+            self._drift = _DRIFT
         if self._baseline is None or media_s < self._media_s - _JUMP_S:
             self._baseline = offset
         else:
@@ -164,6 +170,7 @@ class LagMeter:
             self.shedding = True
             self._rise_s = at - self._half_at
             self._lowest_s, self._lowest_at = self.lag_s, at
+            self._shed_at, self._shed_media_s = at, media_s
 
     def _continue(self, at: float) -> None:
         if self.lag_s < self._lowest_s - 0.1:
@@ -174,7 +181,11 @@ class LagMeter:
             self.shedding = False
             self._baseline = self._at - self._media_s
             self.lag_s = 0.0
-            if self._rise_s > _SLOW_RISE_S:
+            # Reading alone keeps up with any camera: by what is missing, its clock is slow.
+            slow = 1 - (self._media_s - self._shed_media_s) / (at - self._shed_at)
+            if slow > _MOST_DRIFT:
+                self._drift, self._rate = 1.25 * slow, ClockRate()
+            elif self._rise_s > _SLOW_RISE_S:
                 self._drift = min(_MOST_DRIFT, self._drift + 1.25 * (SHED_ABOVE_S / 2) / self._rise_s)
 
 
