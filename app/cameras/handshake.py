@@ -13,6 +13,7 @@ from typing import Any
 from app.cameras.hosts import HostPolicy
 from app.cameras.urls import CameraUrl
 from app.errors import SourceError, SourceErrorCode
+from app.threads import in_daemon_thread
 
 _LONGEST_LINE = 4096
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -23,11 +24,14 @@ async def resolve(camera: CameraUrl, *, hosts: HostPolicy, timeout_s: float) -> 
 
     Raises `SourceError`. A name that is not allowed is not even looked up.
     """
-    loop = asyncio.get_running_loop()
     with forbidding():
         hosts.check(camera.host)
+    # Not in one of asyncio's few threads: others, and the end of the process, would wait for a resolver that hangs.
+    looking = in_daemon_thread(
+        f"dns:{camera.host}", lambda: socket.getaddrinfo(camera.host, camera.port, type=socket.SOCK_STREAM)
+    )
     try:
-        found = await asyncio.wait_for(loop.getaddrinfo(camera.host, camera.port, type=socket.SOCK_STREAM), timeout_s)
+        found = await asyncio.wait_for(looking, timeout_s)
     except asyncio.TimeoutError:
         raise SourceError(SourceErrorCode.DNS_FAILED, f"the name server did not answer for {camera.host}") from None
     except (OSError, UnicodeError) as exc:

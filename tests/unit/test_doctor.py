@@ -344,3 +344,16 @@ async def test_a_file_skips_the_network(tmp_path: Path) -> None:
     assert [step for step, state in states(diagnosis).items() if state == "skipped"] == ["dns", "tcp", "rtsp", "auth"]
     missing = await diagnose(request("file:none.mp4", tmp_path), open_source=PyavSource)
     assert (failing(missing), missing.code) == ("sdp", SourceErrorCode.NOT_FOUND)
+
+
+async def test_a_name_server_that_never_answers_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: [answer.wait(30)][:0])
+    request = SourceRequest(camera_id="doctor", url="rtsp://cam.example/")
+    try:
+        diagnoses = [diagnose(request, open_source=ScriptedSource().open, timeout_s=0.3) for _ in range(40)]
+        assert {diagnosis.code for diagnosis in await asyncio.gather(*diagnoses)} == {SourceErrorCode.DNS_FAILED}
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 10) == "free"
+    finally:
+        answer.set()
+    await wait_until(lambda: not any(thread.name.startswith("dns:") for thread in threading.enumerate()))
