@@ -233,7 +233,15 @@ class Service:
             shared_by=info.contexts if info.parallel else 1,
         )
         loop = asyncio.get_running_loop()
-        batcher: Batcher[Any] = Batcher(policy=policy, detector=detector, sink=hub, loop=loop, clock=time.monotonic)
+        batcher: Batcher[Any] = Batcher(
+            policy=policy,
+            detector=detector,
+            sink=hub,
+            loop=loop,
+            clock=time.monotonic,
+            give_up_s=settings.server.stall_exit_s,
+        )
+        stack.callback(self._count_abandoned, batcher)
         own, tracing = choice.backend.open_source, self._tracing
         registry: Registry[Any] = Registry(
             settings,
@@ -274,6 +282,9 @@ class Service:
                 await _bounded("cameras", registry.close)
                 self.abandoned_threads += registry.abandoned_threads
                 workers.cancel_scope.cancel()
+
+    def _count_abandoned(self, batcher: Batcher[Any]) -> None:
+        self.abandoned_threads += batcher.stats.contexts_busy
 
     async def _sample(self, meter: LoadMeter, overload: Overload, delivery: Delivery) -> None:
         """Measure what is used, once a second, and have the cameras do with less where that is too much."""

@@ -88,7 +88,7 @@ class ServerSettings(_Section):
         60,
         ge=0,
         le=3600,
-        description="seconds that the event loop may stand still before the process ends itself; 0: for ever",
+        description="seconds that the event loop or a batch may hang before the process ends itself; 0: for ever",
     )
 
     @model_validator(mode="after")

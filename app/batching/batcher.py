@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol
@@ -17,9 +17,13 @@ from app.batching.policy import BatchPolicy, CloseReason
 from app.cameras.lane import Lane
 from app.errors import DeviceLost, EngineError
 from app.inference.detector import Detector
+from app.logs import RepeatFilter
 from app.types import Detections, Frame, S
 
 logger = logging.getLogger("vidette.batcher")
+logger.addFilter(RepeatFilter())  # an engine that is broken fails many times a second
+LOOK_S = 1.0
+END_S = 4.0
 # A result that waited so many batch times and took one is less than two of them old, with something for batches that
 # take longer than most.
 YOUNG_BATCHES = 0.65
@@ -68,7 +72,11 @@ class Batcher(Generic[S]):
         sink: ResultSink[S],
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
+        give_up_s: float = 0.0,
+        look_s: float = LOOK_S,
+        end_s: float = END_S,
     ) -> None:
+        """A batch that has not ended after `give_up_s` (0: never) ends `run`, which then waits for `end_s` at most."""
         self._contexts = detector.info.contexts
         self.mailbox: Mailbox[S] = Mailbox(policy, on_frame=self._frame_came, contexts=self._contexts)
         self._detector = detector
@@ -79,6 +87,10 @@ class Batcher(Generic[S]):
         self._open = False
         self._again: asyncio.TimerHandle | None = None
         self._error: asyncio.Future[None] | None = None  # what ends `run`
+        self._give_up_s = give_up_s
+        self._look_s = look_s
+        self._end_s = end_s
+        self._looks: Counter[asyncio.Task[None]] = Counter()  # that each batch has been under way for
         self._sizes: Counter[int] = Counter()
         self._reasons: Counter[CloseReason] = Counter()
         self._failed = 0
@@ -108,20 +120,31 @@ class Batcher(Generic[S]):
         )
 
     async def run(self) -> None:
-        """Serve until cancelled; batches in flight finish first. Raises `DeviceLost` when the detector does."""
+        """Serve until cancelled; batches in flight finish first. Raises `DeviceLost`, also for a batch that hangs."""
         self._error = self._loop.create_future()
         self._open = True
         try:
             self._fill()
+            while not (await asyncio.wait([self._error], timeout=self._look_s))[0]:
+                self._look()
             await self._error
         finally:
             self._open = False
             self._cancel_wait()
             # Surfaces must outlive the device's use of them, so a batch in flight is never cancelled.
             with anyio.CancelScope(shield=True):
-                while self._batches:
-                    await asyncio.wait(self._batches)
+                if self._batches:
+                    await asyncio.wait(self._batches, timeout=self._end_s)
+            if self._batches:
+                logger.error("%d batches did not end within %g s and are abandoned", len(self._batches), self._end_s)
             self.mailbox.close()
+
+    def _look(self) -> None:
+        """Notice a batch that hangs. Counted in looks, so that a process that was stopped and goes on is not hung."""
+        self._looks = Counter({task: self._looks[task] + 1 for task in self._batches})
+        longest_s = max(self._looks.values(), default=0) * self._look_s
+        if self._give_up_s and longest_s >= self._give_up_s:
+            self._fail(DeviceLost(f"a batch has not ended for {longest_s:g} s: the engine hangs"))
 
     def _frame_came(self) -> None:
         # A closed loop means the service is gone; the frame stays in its slot and is dropped by `close`.
@@ -179,28 +202,41 @@ class Batcher(Generic[S]):
             self._error.set_exception(error)
 
     async def _infer(self, batch: Batch[S]) -> None:
-        found: list[Detections] | None = None
+        """Infer a batch. One that fails is tried again frame by frame: a frame at fault must not cost the others."""
+        left = deque([batch])
+        try:
+            while left:
+                found = await self._detect(left[0])
+                tried = left.popleft()
+                if found is not None:
+                    for frame, lane, result in zip(tried.frames, tried.lanes, found, strict=True):
+                        self._sink.finished(lane, frame, result, tried)
+                elif len(tried) > 1:
+                    left.extend(tried.singles())
+                else:
+                    self._give_up(tried)
+        finally:
+            for each in left:
+                self._give_up(each)
+
+    async def _detect(self, batch: Batch[S]) -> list[Detections] | None:
+        """None: it failed, and the log says why. Raises `DeviceLost`."""
         try:
             min_scores = [lane.settings.min_score for lane in batch.lanes]
             results = await self._detector.detect(batch.frames, min_scores=min_scores)
-            if len(results) != len(batch):
-                raise EngineError(f"the detector gave {len(results)} results for {len(batch)} frames")
-            found = results
+            if len(results) == len(batch):
+                return results
+            logger.error("a batch failed: the detector gave %d results for %d frames", len(results), len(batch))
         except DeviceLost:
             raise
         except EngineError as exc:
             logger.error("a batch of %d failed: %s", len(batch), exc)
         except Exception:
             logger.exception("a batch of %d failed for a reason nobody foresaw", len(batch))
-        finally:
-            if found is None:
-                self._give_up(batch)
-        if found is not None:
-            for frame, lane, result in zip(batch.frames, batch.lanes, found, strict=True):
-                self._sink.finished(lane, frame, result, batch)
+        self._failed += 1
+        return None
 
     def _give_up(self, batch: Batch[S]) -> None:
-        self._failed += 1
         for frame, lane in zip(batch.frames, batch.lanes, strict=True):
             lane.ledger.dropped("infer_failed")
             self._sink.failed(lane, frame.seq)

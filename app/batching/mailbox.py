@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Generic
 
 from app.batching.policy import BatchPolicy, CloseReason, Decision, Waiting, finish_tag, next_tag
@@ -26,6 +26,11 @@ class Batch(Generic[S]):
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def singles(self) -> Iterator[Batch[S]]:
+        """Each frame as a batch of its own."""
+        for frame, lane in zip(self.frames, self.lanes, strict=True):
+            yield replace(self, frames=(frame,), lanes=(lane,))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -54,7 +54,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(*, contexts: int = 1, **policy: float) -> AsyncIterator[Bench]:
+async def bench(*, contexts: int = 1, give_up_s: float = 0.0, **policy: float) -> AsyncIterator[Bench]:
     detector, clock = ManualDetector(contexts=contexts), FakeClock()
     hub: ResultHub[SyntheticSurface] = ResultHub(
         model="synthetic", classes=("person", "car"), history=History(100), clock=clock
@@ -65,6 +65,9 @@ async def bench(*, contexts: int = 1, **policy: float) -> AsyncIterator[Bench]:
         sink=hub,
         loop=asyncio.get_running_loop(),
         clock=clock,
+        give_up_s=give_up_s,
+        look_s=0.01,
+        end_s=0.1 if give_up_s else 20.0,
     )
     task = asyncio.create_task(batcher.run())
     try:
@@ -169,15 +172,77 @@ async def test_a_failed_batch_costs_its_frames_and_nothing_else(caplog: pytest.L
         lanes = [b.camera("a"), b.camera("b")]
         frames = [b.offer(lane) for lane in lanes]
         (await b.call(0)).fail(EngineError("the device hiccupped"))
+        for number in (1, 2):  # each by itself
+            (await b.call(number)).fail(EngineError("again"))
         await b.idle()
         assert all(frame.surface.released == 1 for frame in frames)
         assert all(lane.counts().dropped["infer_failed"] == 1 for lane in lanes)
-        assert b.batcher.stats.failed_batches == 1
+        assert b.batcher.stats.failed_batches == 3
         assert "a batch of 2 failed: the device hiccupped" in caplog.text
         b.offer(lanes[0])
-        (await b.call(1)).finish()
+        (await b.call(3)).finish()
         await b.idle()
         assert b.published("a") == [2]
+
+
+async def test_a_frame_that_no_batch_survives_costs_its_camera_alone() -> None:
+    async with bench(contexts=2) as b:
+        lanes = {name: b.camera(name) for name in "abc"}
+        for lane in lanes.values():
+            b.offer(lane)
+        (await b.call(0)).fail(EngineError("the picture of b cannot be read"))
+        for number in (1, 2, 3):
+            call = await b.call(number)
+            if call.cameras == ["b"]:
+                call.fail(EngineError("the picture of b cannot be read"))
+            else:
+                call.finish()
+        await b.idle()
+        assert (b.published("a"), b.published("b"), b.published("c")) == ([1], [], [1])
+        assert lanes["b"].counts().dropped["infer_failed"] == 1
+        assert all(lane.counts().in_flight == 0 for lane in lanes.values())
+
+
+async def test_a_device_that_is_lost_while_frames_are_tried_again_loses_no_count() -> None:
+    async with bench() as b:
+        lanes = [b.camera(name) for name in "abc"]
+        for lane in lanes:
+            b.offer(lane)
+        (await b.call(0)).fail(EngineError("the device hiccupped"))
+        (await b.call(1)).finish()
+        (await b.call(2)).fail(DeviceLost("the device is gone"))
+        with pytest.raises(DeviceLost):
+            await b.task
+        assert all(lane.counts().in_flight == 0 for lane in lanes)
+        assert sum(lane.counts().published for lane in lanes) == 1
+
+
+async def test_a_batch_that_hangs_ends_the_batcher_though_it_never_ends_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with bench(give_up_s=0.05) as b:
+        lane = b.camera("a")
+        b.offer(lane)
+        call = await b.call(0)
+        with pytest.raises(DeviceLost, match="the engine hangs"):
+            await asyncio.wait_for(b.task, 20)
+        assert b.batcher.stats.contexts_busy == 1  # which the process leaves behind
+        assert "1 batches did not end within 0.1 s" in caplog.text
+        call.finish()
+        await b.idle()
+        assert lane.counts().in_flight == 0
+
+
+async def test_batches_that_end_are_not_taken_for_one_that_hangs() -> None:
+    async with bench(give_up_s=0.2) as b:
+        lane = b.camera("a")
+        for number in range(4):
+            b.offer(lane)
+            call = await b.call(number)
+            await asyncio.sleep(0.08)
+            call.finish()
+            await b.idle()
+        assert not b.task.done()
 
 
 async def test_an_unforeseen_error_of_a_detector_costs_one_batch_and_is_logged_with_its_traceback(

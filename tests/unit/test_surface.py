@@ -104,6 +104,20 @@ def test_range_and_matrix_come_from_the_stream() -> None:
     assert planes is not None and planes.matrix == "bt709" and planes.full_range
 
 
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv420p10le", "gray10le", "nv12"])
+@pytest.mark.parametrize(("matrix", "color_range"), [(3, 0), (8, 1), (10, 1), (14, 2), (17, 0), (1, 7)])
+def test_a_matrix_or_range_that_nobody_knows_makes_no_picture_unreadable(
+    pixels: str, matrix: int, color_range: int
+) -> None:
+    frame = _frame(pixels)
+    frame.colorspace, frame.color_range = matrix, color_range
+    assert HostSurface(frame).to_bgr().shape == (18, 34, 3)
+    frame.colorspace, frame.color_range = matrix, color_range
+    assert HostSurface(frame).as_planes().y.shape == (18, 34)
+    frame.colorspace, frame.color_range = matrix, color_range
+    assert HostSurface(frame).luma(64, 36).shape == (36, 64)
+
+
 def test_a_jpeg_format_has_full_range_without_saying_so() -> None:
     frame = _frame("yuvj420p")
     frame.color_range = ColorRange.UNSPECIFIED

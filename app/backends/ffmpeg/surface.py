@@ -24,6 +24,8 @@ LUMA_ROWS = 2  # that are looked at for each row of a small picture
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 # AVColorSpace, ITU-T H.273 table 4. Unspecified means BT.601, as in swscale, so that both conversions agree.
 _MATRICES: dict[int, ColorMatrix] = {1: "bt709", 9: "bt2020", 10: "bt2020"}
+_UNSPECIFIED = 2
+_CONVERTIBLE = frozenset({0, 1, 2, 4, 5, 6, 7, 9})  # that swscale knows; a camera may name any number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ class HostSurface:
         if planes is None:
             if self._frame is None:
                 raise ValueError("the surface holds no decoded frame")
-            planes = HostSurface(self._frame.reformat(format="yuv420p", threads=1)).planes()
+            planes = HostSurface(_convertible(self._frame).reformat(format="yuv420p", threads=1)).planes()
             assert planes is not None
         return planes
 
@@ -117,7 +119,7 @@ class HostSurface:
         if self._frame is None:
             raise ValueError("the surface was released, its pixels are gone")
         # threads=1: swscale's default is one thread per core for every single frame.
-        return cast(BgrImage, self._frame.to_ndarray(format="bgr24", threads=1))
+        return cast(BgrImage, _convertible(self._frame).to_ndarray(format="bgr24", threads=1))
 
     def luma(self, width: int, height: int) -> GreyPicture:
         """Its brightness as u8[height, width], whatever the pixels are.
@@ -133,7 +135,7 @@ class HostSurface:
             raise ValueError("the surface was released, its pixels are gone")
         plane = frame.planes[0]
         if not (frame.format.name in _PLANAR_FORMATS or frame.format.name in _OTHER_LUMA) or plane.line_size <= 0:
-            plane = frame.reformat(format="yuv420p", threads=1).planes[0]
+            plane = _convertible(frame).reformat(format="yuv420p", threads=1).planes[0]
         return scaled_luma(_view(plane), width, height)
 
     def release(self) -> None:
@@ -157,6 +159,15 @@ def scaled_luma(rows: Plane, width: int, height: int) -> Plane:
     margin = rows.shape[1] % width if rows.shape[1] > width else 0
     inner = rows[:, margin // 2 : rows.shape[1] - (margin - margin // 2)]
     return cast(Plane, cv2.resize(inner, (width, height), interpolation=cv2.INTER_AREA))
+
+
+def _convertible(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same frame; a matrix or range that swscale would refuse to convert is taken for none."""
+    if frame.colorspace not in _CONVERTIBLE:
+        frame.colorspace = _UNSPECIFIED
+    if frame.color_range > _FULL_RANGE:
+        frame.color_range = 0
+    return frame
 
 
 def _view(plane: av.video.plane.VideoPlane) -> Plane:
