@@ -34,15 +34,18 @@ class Server(uvicorn.Server):
     Uvicorn raises a caught SIGTERM again after it has stopped, which ends the process before its exit code is chosen.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service, certificate: Certificate | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, certificate: Certificate | None, *, signals: bool
+    ) -> None:
         super().__init__(config)
+        self._signals = (signal.SIGINT, signal.SIGTERM) if signals else ()
         self._service = service
         self._certificate = certificate
         self._renewing: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self.handle_exit) for number in self._signals}
         try:
             yield
         finally:
@@ -121,8 +124,11 @@ def listen(settings: ServerSettings, auth: AuthSettings) -> socket.socket:
     return sock
 
 
-def make_server(app: FastAPI, service: Service) -> Server:
-    """Raises `ConfigError` when the certificate's files cannot be used."""
+def make_server(app: FastAPI, service: Service, *, signals: bool = True) -> Server:
+    """Without `signals` it leaves SIGINT and SIGTERM to whoever runs it beside other work.
+
+    Raises `ConfigError` when the certificate's files cannot be used.
+    """
     files = service.settings.server
     certificate = None
     if files.tls_cert_file is not None and files.tls_key_file is not None:
@@ -148,4 +154,4 @@ def make_server(app: FastAPI, service: Service) -> Server:
         ssl_context_factory=None if certificate is None else lambda config, default: certificate.context,
         h11_max_incomplete_event_size=64 * 1024,
     )
-    return Server(config, service, certificate)
+    return Server(config, service, certificate, signals=signals)

@@ -20,6 +20,7 @@ from app.cameras.camera import Camera
 from app.cameras.ladder import LEVELS
 from app.cameras.settings import CameraRegistration
 from app.cameras.shares import Demand, dues
+from app.errors import AppError
 from app.main import create_app
 from app.measure.figures import Percentiles, difference, percentiles
 from app.measure.observation import IN_CONTEXT, LedgerCheck, Snapshot, check_ledgers, look, summed
@@ -215,13 +216,20 @@ def overload_run(
 async def ask_from_outside(port: int, seconds: float, paths: Sequence[str]) -> dict[str, list[float]]:
     """Milliseconds of each answer, by path, as another process sees them."""
     command = ("-m", "app.measure.asking", str(port), f"{seconds:g}", *paths)
-    child = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for us
+    )
     try:
         text, _ = await child.communicate()
     except asyncio.CancelledError:
         child.kill()
         await child.wait()
         raise
+    if child.returncode:
+        raise AppError(f"the process that asks the API ended with code {child.returncode}")
     answers: dict[str, list[float]] = json.loads(text)
     return answers
 
@@ -232,7 +240,7 @@ async def serving(settings: Settings, backend: Backend[Any]) -> AsyncIterator[tu
     app = await asyncio.to_thread(create_app, settings, backend, on_fatal=lambda: None)
     service: Service = app.state.service
     sock = await asyncio.to_thread(listen, settings.server, settings.auth)
-    server = make_server(app, service)
+    server = make_server(app, service, signals=False)
     task = asyncio.create_task(server.serve(sockets=[sock]), name="uvicorn")
     try:
         while service.state == "starting" and not task.done():

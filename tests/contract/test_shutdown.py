@@ -22,6 +22,8 @@ from app.backends.synthetic.source import SyntheticSource
 from app.cameras.source import SourceRequest
 from app.commands.serve import outcome
 from app.errors import DeviceLost, ModelError, NotReady, StoreError
+from app.main import create_app
+from app.server import make_server
 from app.service import Service
 from tests.support.app import API, RunningApp, StartApp, make_settings
 from tests.support.fakes import ManualDetector, SlowOpeningBackend
@@ -247,3 +249,14 @@ async def test_a_stop_that_takes_too_long_is_noticed(data_dir: Path) -> None:
     await wait_until(lambda: service.state == "ready")
     await asyncio.gather(service.stop(), service.stop())
     assert told == ["stopping"]  # once, when it begins
+
+
+@pytest.mark.parametrize("signals", [True, False])
+def test_a_server_beside_other_work_leaves_the_signals_to_that(data_dir: Path, signals: bool) -> None:
+    app = create_app(make_settings(data_dir), SyntheticBackend())
+    server = make_server(app, app.state.service, signals=signals)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    with server.capture_signals():
+        assert ([signal.getsignal(number) for number in numbers] == before) is not signals
+    assert [signal.getsignal(number) for number in numbers] == before
