@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.cameras.urls import redact
+from app.cameras.urls import REMOVED, redact
 
 # Parts of a pydantic error's place that name no field of ours.
 NOISE = frozenset({"body", "query", "path", "int", "constrained-int", "literal['auto']"})
@@ -33,7 +33,8 @@ def field_errors(errors: Sequence[Any]) -> Iterator[tuple[str, str]]:
     """(dotted field, message) of each pydantic error. A message never repeats a secret's value."""
     for error in errors:
         kind, message = error["type"], str(error["msg"])
-        place = [str(part) for part in error["loc"] if part not in NOISE]
+        # A key may be anything that a client made up, such as a URL with a password in it.
+        place = [REMOVED if "://" in str(part) else str(part) for part in error["loc"] if part not in NOISE]
         field = _ENTRY.sub(r"cameras[\1]", ".".join(place if kind != "json_invalid" else []) or "body")
         if kind in PLAIN_WORDS:
             message = PLAIN_WORDS[kind]

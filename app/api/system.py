@@ -16,7 +16,7 @@ from app.api.common import PartsDep, ServiceDep, problems
 from app.cameras.capacity import Load, Room, refusal, room_for, rooms
 from app.cameras.doctor import diagnose
 from app.cameras.ladder import LevelName
-from app.cameras.settings import Password, Url, Username
+from app.cameras.settings import Fields, Password, Url, Username
 from app.results.wire import utc_text
 from app.service import Service
 
@@ -162,10 +162,10 @@ class DiagnosisView(BaseModel):
     steps: list[StepView]
 
 
-class DiagnoseBody(BaseModel):
+class DiagnoseBody(Fields):
     """A camera that need not be registered."""
 
-    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(str_strip_whitespace=True)
 
     url: Annotated[Url, Field(repr=False)]  # it may hold credentials still
     username: Username | None = None

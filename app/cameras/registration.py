@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from app.cameras.hosts import DEFAULT_HOSTS, HostPolicy
 from app.cameras.settings import CameraSettings, free_id
-from app.cameras.urls import CameraUrl, check_credentials, is_masked, masked, parse_camera_url, query_secrets
+from app.cameras.urls import REMOVED, CameraUrl, check_credentials, is_masked, masked, parse_camera_url, query_secrets
 from app.errors import InvalidField, SourceErrorCode
 
 
@@ -75,7 +75,8 @@ def check_classes(settings: CameraSettings, model: Collection[str], *, also: Col
     unknown = sorted(set(settings.classes or ()) - set(model) - set(also))
     if unknown:
         known = ", ".join(list(model)[:12]) + (", ..." if len(model) > 12 else "")
-        raise InvalidField("classes", f"{', '.join(map(repr, unknown))} is not a class of the model ({known})")
+        shown = ", ".join(REMOVED if "://" in name else repr(name) for name in unknown)
+        raise InvalidField("classes", f"{shown} is not a class of the model ({known})")
 
 
 def parsed(url: str, *, media_dir: Path | None, hosts: HostPolicy) -> CameraUrl:

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from app.cameras.urls import concealed
@@ -19,8 +19,34 @@ CameraId: TypeAlias = Annotated[str, Field(pattern=ID_PATTERN)]
 SecretField: TypeAlias = Literal["password", "url"]
 
 
+MAX_LABELS = 64
+# More than any shape has. Each unknown key and each bad label is an error of its own, and costs its sentence: a body of
+# a hundred thousand of them would hold the event loop for a second, and be answered with ten times its size.
+_MAX_KEYS = 64
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class Fields(BaseModel):
+    """The base of what a client may send: no other keys than the shape's, and not too many of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > _MAX_KEYS:
+            raise ValueError(f"must not have more than {_MAX_KEYS} keys")
+        return data
+
+
+def _few_labels(value: object) -> object:
+    if isinstance(value, dict) and len(value) > MAX_LABELS:
+        raise ValueError(f"must not have more than {MAX_LABELS} names")
+    return value
+
+
 def _without_control_characters(text: str) -> str:
-    if any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
+    if _CONTROL.search(text):
         raise ValueError("must not hold control characters or lone surrogates")
     return text
 
@@ -41,20 +67,20 @@ def _unstripped(value: object) -> object:
 Password: TypeAlias = Annotated[SecretStr, BeforeValidator(_unstripped), Field(max_length=MAX_PASSWORD_LENGTH)]
 
 
-class MotionSettings(BaseModel):
+class MotionSettings(Fields):
     """How the motion gate decides that a scene is still; see `motion.py`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     sensitivity: float = Field(0.5, ge=0, le=1, allow_inf_nan=False, description="1 notices most, 0 least")
     heartbeat_s: float = Field(5.0, ge=0.5, le=3600, allow_inf_nan=False, description="one frame of a still scene each")
     hold_s: float = Field(2.0, ge=0, le=300, allow_inf_nan=False, description="frames pass so long after motion ended")
 
 
-class CameraOptions(BaseModel):
+class CameraOptions(Fields):
     """The fields that every shape of a camera has; none is required."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(frozen=True, str_strip_whitespace=True)
 
     name: Name | None = None
     username: Username | None = None
@@ -66,7 +92,9 @@ class CameraOptions(BaseModel):
     priority: int = Field(5, ge=1, le=10)
     min_score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     classes: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = None
-    labels: dict[Text, Text] = Field(default_factory=dict, max_length=64)
+    labels: Annotated[dict[Text, Text], BeforeValidator(_few_labels)] = Field(
+        default_factory=dict, max_length=MAX_LABELS
+    )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():

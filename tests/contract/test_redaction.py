@@ -133,6 +133,8 @@ async def provoke_errors(running: RunningApp, seen: list[str]) -> None:
         {"id": url, "url": url},
         {"id": "x", "url": url, "transport": url},
         {"id": "x", "url": url, "passwort": PASSWORD},
+        {"id": "x", "url": url, BODIES["raw-in-url"]["url"]: 1, "labels": {url: 1}},
+        {"id": "x", "url": url, "classes": [url]},
         url,
         [url],
     ):
