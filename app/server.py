@@ -38,7 +38,10 @@ class Server(uvicorn.Server):
         self, config: uvicorn.Config, service: Service, certificate: Certificate | None, *, signals: bool
     ) -> None:
         super().__init__(config)
-        self._signals = (signal.SIGINT, signal.SIGTERM) if signals else ()
+        self._signals = [signal.SIGINT, signal.SIGTERM] if signals else []
+        # A terminal that closes ends us as cleanly as any stop, but under nohup, which has it ignored.
+        if signals and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self._signals.append(signal.SIGHUP)
         self._service = service
         self._certificate = certificate
         self._renewing: asyncio.Task[None] | None = None

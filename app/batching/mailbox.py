@@ -38,6 +38,7 @@ class _Slot(Waiting, Generic[S]):
     lane: Lane
     frame: Frame[S] | None = None
     finish_tag: float = 0.0
+    newest_seq: int = 0  # that was offered
 
 
 class Mailbox(Generic[S]):
@@ -78,9 +79,11 @@ class Mailbox(Generic[S]):
         wake = False
         with self._lock:
             slot = None if self._closed else self._slots.get(lane)
-            if slot is None:
+            # A reader that was told to stop may come after its successor: results go out with rising numbers.
+            if slot is None or frame.seq < slot.newest_seq:
                 older: Frame[S] | None = frame
             else:
+                slot.newest_seq = frame.seq
                 older = slot.frame
                 if older is None:
                     # A newer frame takes over the turn and the wait of the one it replaces: else a camera faster than

@@ -94,12 +94,13 @@ async def test_the_api_refuses_while_the_service_stops(start_app: StartApp) -> N
     await stopping
 
 
-async def test_sigterm_stops_and_the_handlers_of_before_come_back(running: RunningApp) -> None:
-    handler = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_stops_and_the_handlers_of_before_come_back(running: RunningApp, number: signal.Signals) -> None:
+    handler = signal.getsignal(number)
     assert handler == running.server.handle_exit
-    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(number)
     await asyncio.wait_for(running.task, 10)
-    assert signal.getsignal(signal.SIGTERM) != handler
+    assert signal.getsignal(number) != handler
     assert outcome(running.service) == 0
 
 

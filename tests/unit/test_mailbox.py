@@ -41,6 +41,22 @@ def test_a_newer_frame_replaces_the_one_that_waits() -> None:
     assert lane.counts().dropped["replaced"] == 1
 
 
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_frame_that_comes_after_a_newer_one_is_dropped(taken: bool) -> None:
+    mailbox, lane = make_mailbox(), make_lane()
+    mailbox.add(lane)
+    late, newer = next_frame(lane), next_frame(lane)
+    mailbox.offer(lane, newer, 0.0)
+    first = mailbox.take(0.0)[0] if taken else None
+    mailbox.offer(lane, late, 0.0)
+    batch = first or mailbox.take(0.0)[0]
+    assert batch is not None
+    assert batch.frames == (newer,)
+    assert mailbox.take(0.0)[0] is None
+    assert (late.surface.released, newer.surface.released) == (1, 0)
+    assert lane.counts().dropped["replaced"] == 1
+
+
 def test_a_replaced_frame_keeps_its_cameras_turn() -> None:
     mailbox, often, once = make_mailbox(max_size=1), make_lane("often"), make_lane("once")
     for lane in (often, once):
