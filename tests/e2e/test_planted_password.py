@@ -185,7 +185,7 @@ def test_a_planted_password_is_found_nowhere(form: str, tmp_path: Path, simulato
         for camera_id, body in wanted.items():
             provoke(witness, camera_id, body)
         for camera_id in ("good", "refuses-login", "dns", "tls"):
-            witness.ask("POST", "/api/v1/diagnose", json=wanted[camera_id])
+            witness.ask("POST", "/api/v1/diagnose", json={**wanted[camera_id], "timeout_s": 3})
         wait_in_thread(
             lambda: settled(witness, taken), timeout_s=30, what="every camera has run or failed again", every_s=0.2
         )

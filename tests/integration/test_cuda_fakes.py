@@ -55,7 +55,7 @@ def stubs(version: Version, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(name: str, base: Path) -> Path:
     """The folder of a set's stubs."""
     folder = base / "fakes" / name.replace(" ", "-")
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # a skip for want of packages left it
     modules = [module for module in SETS[name] if module.class_name in ("TensorRt", "CudaBindings")]
     write_stubs(modules, folder, base / "fakes" / "scratch")
     return folder
