@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.api.headers import FOR_NO_PAGE
 from app.settings import ServerSettings
 from app.websocket import StreamProtocol
 
@@ -217,7 +218,6 @@ def _answer(reason: Reason) -> bytes:
     phrase = HTTPStatus(status).phrase
     title = phrase[:1] + phrase[1:].lower()
     body = json.dumps({"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail})
-    return (
-        f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
-        f"connection: close\r\n\r\n{body}"
-    ).encode()
+    headers = {"content-type": "application/problem+json", "content-length": len(body), "connection": "close"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {**headers, **FOR_NO_PAGE}.items())
+    return f"HTTP/1.1 {status} {phrase}\r\n{lines}\r\n{body}".encode()

@@ -18,6 +18,9 @@ CACHE_CONTROL = "no-store"
 # For JSON, pictures and text: nothing that a browser could run.
 NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
+# All of them, where no page is: what the server answers before an application is asked.
+FOR_NO_PAGE = {**ALWAYS, "Content-Security-Policy": NOTHING, "Cache-Control": CACHE_CONTROL}
+
 
 class SecurityHeaders:
     """ASGI middleware, the outermost. `policies` are the Content-Security-Policy of pages, by path."""

@@ -445,6 +445,7 @@ async def test_broken_http_is_answered_without_a_500(shared: RunningApp, head: b
         answer = b""
     writer.close()
     assert not answer.startswith(b"HTTP/1.1 500"), answer[:300]
+    assert not answer or b"\r\nx-content-type-options: nosniff\r\n" in answer.lower()
     assert (await shared.http.get("/livez")).status_code == 200
 
 

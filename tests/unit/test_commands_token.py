@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from app.auth.database import TokenDatabase
+from app.auth.known import LOOK_EVERY_S
 from app.auth.tokens import Token, recognise
 from app.cameras.database import FILE_NAME, open_database
 from app.cli import main
@@ -82,7 +84,9 @@ def test_a_revoked_token_stays_in_the_list(capsys: pytest.CaptureFixture[str], d
 def test_all_of_it_works_while_a_service_holds_the_folder(capsys: pytest.CaptureFixture[str], data_dir: Path) -> None:
     with closing(open_database(data_dir)):
         printed = made(capsys, data_dir, "--scope", "admin")
+        began_at = time.monotonic()
         assert token("revoke", printed["id"], data_dir=data_dir) == 0
+        assert time.monotonic() - began_at > LOOK_EVERY_S  # by then the service has looked
         assert [each.revoked_utc is None for each in stored(data_dir)] == [False]
 
 
