@@ -325,6 +325,8 @@ async def _keep(store: CameraStore) -> None:
             await store.keep()
         except StoreError as exc:
             store_logger.error("changes of cameras cannot be stored: %s", exc)
+        except Exception:  # no more is a database a reason to stop watching cameras
+            store_logger.exception("changes of cameras cannot be stored")
 
 
 def _close_later(stack: AsyncExitStack, name: str, close: Callable[[], Awaitable[None]]) -> None:

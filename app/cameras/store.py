@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TypeVar
 from app.cameras.database import CameraDatabase, open_database
 from app.cameras.recovery import put_back
 from app.cameras.settings import CameraSettings
+from app.errors import StoreError
 
 T = TypeVar("T")
 
@@ -60,7 +62,11 @@ class CameraStore:
         self._thread.shutdown(wait=False)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except (OSError, sqlite3.Error) as exc:  # a folder that is looked at may be what fails: a network disk's, say
+            reason = getattr(exc, "strerror", None) or str(exc)
+            raise StoreError(f"data_dir: {self._data_dir} cannot be used: {reason}") from exc
 
     @property
     def _opened(self) -> CameraDatabase:

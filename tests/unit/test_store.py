@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import sqlite3
@@ -207,6 +208,24 @@ async def test_a_data_dir_that_is_a_file_is_refused(data_dir: Path) -> None:
 async def test_a_data_dir_below_a_file_is_refused(data_dir: Path) -> None:
     data_dir.write_text("mine")
     assert await refusal(data_dir / "below") == f"data_dir: {data_dir / 'below'} cannot be made: Not a directory"
+
+
+async def test_a_folder_that_cannot_even_be_looked_at_is_refused_with_a_sentence(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(path: Path) -> bool:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    async with opened(data_dir) as store:
+        (data_dir / FILE_NAME).unlink()
+        monkeypatch.setattr(Path, "is_dir", stale)
+        for change in (store.keep(), store.put(camera()), store.delete("gate-1")):
+            with pytest.raises(StoreError, match=r"cannot be used: Stale file handle"):
+                await change
+        monkeypatch.undo()
+        await store.put(camera())
+    async with opened(data_dir) as store:
+        assert await store.all() == [camera()]
 
 
 async def test_a_locked_database_is_refused_with_a_sentence(data_dir: Path) -> None:
