@@ -184,7 +184,10 @@ async def test_headers_and_urls_that_are_too_large_are_refused(running: RunningA
     assert (await running.http.get("/livez", headers=large)).status_code == 200
 
 
-async def test_a_request_whose_chunks_never_end_is_cut_off(running: RunningApp) -> None:
+async def test_a_request_whose_chunks_never_end_is_cut_off(
+    running: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.connections.FAREWELL_S", 0.3)
     async with connected(running) as client:
         client.send(b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n")
         assert (await client.answer())[0] == 200

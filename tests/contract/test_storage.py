@@ -19,7 +19,7 @@ import pytest
 from app.cameras.database import FILE_NAME, copy_in_memory
 from tests.support.app import API, RunningApp, StartApp
 from tests.support.serve_process import ServeProcess
-from tests.support.wait import wait_until
+from tests.support.wait import wait_in_thread, wait_until
 
 SYNTHETIC = {"VIDETTE_BACKEND__DEVICE": "synthetic"}
 URL = "rtsp://camera.test/1?fps=50"
@@ -207,7 +207,7 @@ def check_a_full_disk(
             published = service.frames()["a"]["published"]
         response = http.post("/api/v1/cameras", json={"id": "after", "url": URL, "enabled": False})
         assert response.status_code == 201, response.text
-        assert service.frames()["a"]["published"] > published
+        wait_in_thread(lambda: service.frames()["a"]["published"] > published, what="the camera goes on")
         assert service.terminate() == 0
         assert "Traceback" not in service.log()
     with ServeProcess(data_dir, environ=SYNTHETIC) as service:
