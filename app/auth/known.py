@@ -118,7 +118,7 @@ class KnownTokens:
         try:
             await self._in_thread(self._read)
             self._failing = False
-        except StoreError as exc:
+        except (StoreError, OSError) as exc:  # the latter of a folder that cannot even be looked at
             if not self._failing:
                 logger.error("new and revoked tokens go unnoticed: %s", exc)
             self._failing = True

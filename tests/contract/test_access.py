@@ -301,11 +301,15 @@ async def test_the_demo_makes_a_token_for_itself_and_its_user(data_dir: Path) ->
     assert own_token(plain) is None
 
 
+@pytest.mark.parametrize(
+    "error",
+    [StoreError("vidette.db: the camera database cannot be used: disk I/O error"), OSError(116, "Stale file handle")],
+)
 async def test_a_database_that_cannot_be_read_changes_nothing_and_is_told(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     def broken(self: object) -> int:
-        raise StoreError("vidette.db: the camera database cannot be used: disk I/O error")
+        raise error
 
     async with guarded_app(data_dir) as guarded:
         (text,) = await texts(guarded, ("read",))
@@ -317,6 +321,4 @@ async def test_a_database_that_cannot_be_read_changes_nothing_and_is_told(
         _, later = await asyncio.to_thread(guarded.tokens.make, "read")
         assert (await guarded.ask(later, "GET", f"{API}/system")).status_code == 200
     told = [record.getMessage() for record in caplog.records if "go unnoticed" in record.getMessage()]
-    assert told == [
-        "new and revoked tokens go unnoticed: vidette.db: the camera database cannot be used: disk I/O error"
-    ]
+    assert told == [f"new and revoked tokens go unnoticed: {error}"]
