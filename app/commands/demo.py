@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from app.allocator import give_back_large_blocks
+from app.allocator import keep_memory_flat
 from app.auth.database import TokenDatabase
 from app.auth.tokens import bearer, new_token
 from app.commands.clips import demo_clips
@@ -54,7 +54,7 @@ def demo(settings: Settings, *, seconds: float | None = None) -> int:
     with Wall() as wall:
         # The table says what ails a camera; a level that differs from the default was asked for.
         configure_logging("error" if settings.log.level == "info" else settings.log.level, settings.log.format)
-        give_back_large_blocks()
+        keep_memory_flat()
         app = create_app(settings)
         service: Service = app.state.service
         service.on_stopping = watch_the_clock

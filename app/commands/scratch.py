@@ -14,9 +14,10 @@ def scratch_folder(command: str) -> Iterator[Path]:
     """A folder that goes with the block, as all that the block opened does, also where SIGTERM ends the command.
 
     Left alone, SIGTERM (`timeout 60 vidette bench`, a CI job that is cancelled) ends Python at once, and the service
-    and the cameras that were started run on. Here it raises `KeyboardInterrupt`, as Ctrl-C does. Main thread only.
+    and the cameras that were started run on. Here it is Ctrl-C, to whoever takes that at the time: an event loop
+    cancels its work, else `KeyboardInterrupt` is raised. Main thread only.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with tempfile.TemporaryDirectory(prefix=f"vidette-{command}-") as folder:
             yield Path(folder)

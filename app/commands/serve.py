@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 
-from app.allocator import give_back_large_blocks
+from app.allocator import keep_memory_flat
 from app.api.hosts import is_loopback
 from app.errors import BackendUnavailable, ConfigError
 from app.logs import configure_logging, redacted
@@ -36,7 +36,7 @@ def serve(settings: Settings) -> int:
 
 def _run(settings: Settings) -> Service:
     raise_descriptor_limit()
-    give_back_large_blocks()
+    keep_memory_flat()
     sock = listen(settings.server, settings.auth)
     host, port = sock.getsockname()[:2]
     app = create_app(settings)
