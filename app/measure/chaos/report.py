@@ -64,7 +64,7 @@ def as_text(run: ChaosRun) -> str:
             "run",
             f"{run.seconds:.0f} s, seed {run.options.seed}, {len(outcomes)} faults on {run.options.victims} cameras",
         ),
-        ("others", f"{_least(run):.1%} of the baseline at least, over all faults"),
+        ("others", f"{_number(_least(run), '{:.1%}')} of the baseline at least, over all faults"),
         ("frames", f"{frames['decoded']} decoded, {frames['published']} published; dropped: {lost}"),
         ("never came", f"{frames['never_came']} frames of disturbed cameras"),
         (
