@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,17 @@ async def test_the_api_refuses_while_the_service_stops(start_app: StartApp) -> N
     await stopping
 
 
+@pytest.fixture
+def not_under_nohup() -> Iterator[None]:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-async def test_a_signal_stops_and_the_handlers_of_before_come_back(running: RunningApp, number: signal.Signals) -> None:
+async def test_a_signal_stops_and_the_handlers_of_before_come_back(
+    not_under_nohup: None, running: RunningApp, number: signal.Signals
+) -> None:
     handler = signal.getsignal(number)
     assert handler == running.server.handle_exit
     signal.raise_signal(number)

@@ -453,7 +453,8 @@ async def test_after_a_death_while_opening_that_camera_is_opened_last_and_in_sof
         await healthy.frames(3)
         (seen, *_) = await poison.frames(3)
         waited_s = poison.seen[0].times.arrived_at - healthy.seen[0].times.decoded_at
-        assert QUIET_S <= waited_s < 15, "the others come first"
+        # It waits from the moment that the other one was opened, which is before its first picture was decoded.
+        assert QUIET_S / 2 < waited_s < 15, "the others come first"
         assert healthy.seen[0].info is not None and healthy.seen[0].info.decoder == "nvdec"
     assert seen.info is not None
     assert (seen.info.decoder, seen.info.decoder_reason) == (
