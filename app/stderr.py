@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import io
 import logging
 import os
 import select
@@ -16,13 +17,63 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TextIO
+from typing import TextIO, cast
 
 STDERR = 2
 _PATIENCE_S = 0.2  # with the rest of a line
 _LONGEST_LINE = 64 * 1024
 _LAST_WORDS_S = 1.0
+_TAKE_S = 0.2  # for whoever reads our stderr to take something; who took nothing before gets no time at all
+_CHUNK = 4096  # a pipe that can be written to takes so much without a wait (PIPE_BUF)
 logger = logging.getLogger("vidette.service")
+
+
+class PatientStream(io.TextIOBase):
+    """Text into a descriptor that somebody may have stopped to read. Any thread; a write waits for `_TAKE_S` at most.
+
+    What is not taken is left out and counted: a log that nobody reads must stop neither the event loop nor its end.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+        self._stuck = False
+        self._left_out = 0
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def write(self, text: str) -> int:
+        self.write_bytes(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def write_bytes(self, data: bytes) -> None:
+        with self._lock:
+            if self._left_out and self._takes(0):
+                told, self._left_out = self._left_out, 0
+                self._put(f"nobody read this log: {told} writes were left out\n".encode())
+            if not self._put(data):
+                self._left_out += 1
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._descriptor)
+
+    def _put(self, data: bytes) -> bool:
+        while data:
+            if not self._takes(0 if self._stuck else _TAKE_S):
+                self._stuck = True
+                return False
+            self._stuck = False
+            data = data[os.write(self._descriptor, data[:_CHUNK]) :]
+        return True
+
+    def _takes(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        return bool(poll.poll(seconds * 1000))  # an error counts: the write tells of it
 
 
 class StderrPipe:
@@ -31,7 +82,7 @@ class StderrPipe:
     def __init__(self, redact: Callable[[str], str]) -> None:
         self._redact = redact
         self._real = os.dup(STDERR)
-        self.real: TextIO = os.fdopen(os.dup(self._real), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+        self.real = PatientStream(os.dup(self._real))
         self._pipe, write = os.pipe()
         sys.stderr.flush()
         os.dup2(write, STDERR)
@@ -66,9 +117,8 @@ class StderrPipe:
     def _show(self, data: bytes) -> None:
         left = self._redact(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
         # Whoever read our stderr may be gone; those who write to it must not be stopped by that.
-        with contextlib.suppress(OSError):
-            while left:
-                left = left[os.write(self._real, left) :]
+        with contextlib.suppress(OSError, ValueError):
+            self.real.write_bytes(left)
 
 
 @contextmanager
@@ -85,9 +135,9 @@ def guarded_stderr(redact: Callable[[str], str]) -> Iterator[TextIO]:
     sys.excepthook = _log_crash
     threading.excepthook = _log_thread_crash
     pipe = StderrPipe(redact)
-    faulthandler.enable(file=pipe.real, all_threads=True)
+    faulthandler.enable(file=pipe.real.fileno(), all_threads=True)
     try:
-        yield pipe.real
+        yield cast("TextIO", pipe.real)
     finally:
         faulthandler.disable()
         if enabled:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from app.stderr import PatientStream
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
@@ -72,3 +77,21 @@ def test_a_native_crash_still_shows_its_stacks(number: signal.Signals) -> None:
 def test_a_process_that_ends_at_once_has_its_log() -> None:
     told = run("logging.getLogger('vidette').critical('the last words')\nos._exit(3)", expect=3)
     assert "the last words" in told
+
+
+def test_a_log_that_nobody_reads_stops_nobody_and_tells_of_it_later() -> None:
+    read, write = os.pipe()
+    stream = PatientStream(write)
+    try:
+        began_at = time.monotonic()
+        for number in range(3000):
+            stream.write(f"line {number} " + "x" * 100 + "\n")
+        assert time.monotonic() - began_at < 10
+        told = os.read(read, 1 << 20).decode()
+        assert told.startswith("line 0 ")
+        stream.write("the last line\n")
+        later = os.read(read, 1 << 20).decode()
+    finally:
+        stream.close()
+        os.close(read)
+    assert re.fullmatch(r"nobody read this log: \d+ writes were left out\nthe last line\n", later)
