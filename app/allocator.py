@@ -21,8 +21,8 @@ def keep_memory_flat(cores: int | None = None) -> bool:
     at the start of a stream and not with every frame.
 
     Heaps: left alone there are eight a core, and a camera that connects anew takes its memory from another one than
-    before. Each keeps up to 4 MiB at its end and every hole in between, so that the service grew by 60 MB in half an
-    hour of cameras that failed, though what it used stayed the same.
+    before. Each keeps up to 4 MiB at its end and every hole in between: in eight minutes of cameras that failed, what
+    was in use stayed, and what was free inside of sixteen heaps grew from 40 to 62 MiB (`malloc_info`).
 
     `MALLOC_ARENA_MAX` and `GLIBC_TUNABLES` of the environment win, as far as they name heaps. False where there is no
     glibc to tell. Call it before there are threads.

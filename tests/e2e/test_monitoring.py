@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -195,7 +196,7 @@ def test_prometheus_shows_what_the_api_shows(stack: Stack) -> None:
         before = stack.service.frames()[name]["decoded"]
         series = f'vidette_frames_decoded_total{{camera="{name}"}}'
         (decoded,) = wait_in_thread(
-            lambda series=series, before=before: stack.prometheus.query(f"{series} >= {before}"),  # type: ignore[misc]
+            partial(stack.prometheus.query, f"{series} >= {before}"),
             timeout_s=60,
             what="the next scrape is there",
             every_s=0.2,
