@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 
 @contextmanager
@@ -17,9 +18,15 @@ def scratch_folder(command: str) -> Iterator[Path]:
     and the cameras that were started run on. Here it is Ctrl-C, to whoever takes that at the time: an event loop
     cancels its work, else `KeyboardInterrupt` is raised. Main thread only.
     """
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix=f"vidette-{command}-") as folder:
             yield Path(folder)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what a script starts with `&`
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
