@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 
 import app
 from app.backends.base import Backend
-from tests.support import signal_stack
+from tests.support import scheduling, signal_stack
 from tests.support.app import RunningApp, StartApp, make_settings, running_app
 
 # Derandomized: a red example is red again for everybody; no example database is written into the checkout.
@@ -94,6 +94,14 @@ _SIGNAL_STACK = signal_stack.read()
 def a_signal_stack_that_exists() -> None:
     """Tests free OpenVINO's models on the main thread, which the application never does; see `off_main_thread`."""
     signal_stack.restore(_SIGNAL_STACK)
+
+
+@pytest.fixture(autouse=True)
+def scheduled_as_before() -> Iterator[None]:
+    """No test makes its process, and those that it starts, a real-time one; see `scheduling`."""
+    before = scheduling.policy()
+    yield
+    assert scheduling.policy() == before
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.support.scheduling import scheduled_as_before
+
 Codec = Literal["h264", "hevc", "mjpeg", "av1"]
 
 COUNTER_BITS = 16
@@ -17,6 +19,7 @@ _ENCODERS: dict[str, str] = {"h264": "libx264", "hevc": "libx265", "mjpeg": "mjp
 _AUDIO_RATE = 8000
 
 
+@scheduled_as_before()
 def write_test_clip(
     path: Path,
     *,

@@ -28,11 +28,13 @@ from app.types import S, SourceFrame
 from tests.support.clips import draw_test_image
 from tests.support.fake_nvdec import FakeNvdec
 from tests.support.host_driver import HostDriver
+from tests.support.scheduling import scheduled_as_before
 
 log = logging.getLogger("vidette.test")
 BT709, FULL_RANGE = 1, 2
 
 
+@scheduled_as_before()
 def write_clip(
     path: Path,
     *,
