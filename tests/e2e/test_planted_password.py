@@ -197,6 +197,7 @@ def test_a_planted_password_is_found_nowhere(form: str, tmp_path: Path, simulato
         states = {camera["id"]: camera["status"] for camera in witness.ask("GET", "/api/v1/cameras").json()}
         stored = on_disk(data_dir)
         title = of_the_process(service.process.pid)
+        wait_in_thread(lambda: "camera.connect" in service.log(), timeout_s=30, what="OpenTelemetry's spans are there")
         os.kill(service.process.pid, signal.SIGABRT)
         service.process.wait(10)
         log = service.log()
